@@ -1,0 +1,1 @@
+"""What can be observed of an MMU, in the kernel's words."""

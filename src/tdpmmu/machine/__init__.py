@@ -1,0 +1,1 @@
+"""Cells, operations and threads: what another CPU can see, and nothing else."""
