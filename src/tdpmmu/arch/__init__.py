@@ -1,0 +1,1 @@
+"""What the CPU defines: paging, SPTE bits, the walker, TLBs, guest mode."""
