@@ -1,0 +1,1 @@
+"""What KVM leans on: locks, RCU, the host's memory."""
