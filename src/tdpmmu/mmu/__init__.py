@@ -1,0 +1,1 @@
+"""KVM's MMU, written once, as of v5.12-rc4."""

@@ -1,0 +1,39 @@
+"""What is being mapped for whom."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tdpmmu.arch.spte import Access
+
+RET_PF_RETRY, RET_PF_FIXED, RET_PF_SPURIOUS = "RET_PF_RETRY", "RET_PF_FIXED", "RET_PF_SPURIOUS"
+
+
+class Fault:
+    """``struct kvm_page_fault``: what is being mapped for whom."""
+
+    position_fields: ClassVar[tuple[str, ...]] = (
+        "gfn",
+        "pfn",
+        "execute",
+        "root",
+        "as_id",
+        "pool",
+        "goal_level",
+        "req_level",
+        "huge_page_disallowed",
+        "mmu_seq",
+    )
+    __slots__ = position_fields
+
+    def __init__(self, gfn: int, access: Access, root: int, as_id: int, pool: int) -> None:
+        self.gfn = gfn
+        self.pfn = 0
+        self.execute = access is Access.EXEC
+        self.root = root
+        self.as_id = as_id
+        self.pool = pool
+        self.goal_level = 1
+        self.req_level = 1
+        self.huge_page_disallowed = False
+        self.mmu_seq = 0

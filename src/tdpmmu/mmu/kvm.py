@@ -1,0 +1,169 @@
+"""``struct kvm``: the VM's locks, lists, page table pages and vCPUs.
+
+This is the memory that MMU code of any version works on; it has no behaviour of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tdpmmu.arch.geometry import Geometry
+from tdpmmu.arch.hardware import Hardware, VcpuCells
+from tdpmmu.arch.spte import SpteFormat
+from tdpmmu.arch.table import TablePage
+from tdpmmu.kernel.locks import (
+    RwLock,
+    SpinLock,
+    UnderEitherMode,
+    UnderSpinOrWrite,
+    UnderWriteLock,
+    Visitors,
+)
+from tdpmmu.kernel.mm import HostMemory
+from tdpmmu.kernel.rcu import Rcu
+from tdpmmu.machine.op import Step
+from tdpmmu.machine.state import Layout
+
+NO_RANGE = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a VM is made of.
+
+    ``pools``: page table pages that each thread may allocate, the thread that builds the first
+    state last.  ``huge_level``: the level of the host's mapping of guest memory (2: 2 MiB pages).
+    ``ranged_flush``: TLB flushes of a range are honoured (Hyper-V) instead of flushing everything.
+    ``lockless_nx_flag``: the kernel looks at ``nx_huge_page_disallowed`` without a lock (6.2 on).
+    """
+
+    geometry: Geometry
+    spte_format: SpteFormat
+    threads: int
+    vcpus: int
+    parked: int
+    pools: tuple[int, ...]
+    huge_level: int = 2
+    ranged_flush: bool = False
+    nx_huge_pages: bool = True
+    recovery_ratio: int = 1
+    queued_locks: bool = False
+    lockless_nx_flag: bool = False
+
+
+class Kvm:
+    """The shared state of one VM."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.geometry = config.geometry
+        self.format = config.spte_format
+        self.layout = layout = Layout()
+        self.hardware = Hardware(config.geometry, config.spte_format)
+
+        # A chunk for each, so that a turn depends on no more than it looks at.
+        self.mmu_lock = RwLock(
+            layout, "mmu_lock", chunk=layout.chunk("mmu_lock"), queued=config.queued_locks
+        )
+        self.tdp_mmu_pages_lock = SpinLock(
+            layout, "tdp_mmu_pages_lock", chunk=layout.chunk("tdp_mmu_pages_lock")
+        )
+        self.rcu = Rcu(layout, "rcu", config.threads, chunk=layout.chunk("rcu"))
+        self.srcu = Rcu(layout, "srcu", config.threads, chunk=layout.chunk("srcu"), sleepable=True)
+
+        write = UnderWriteLock(self.mmu_lock)
+        pages_lock = UnderSpinOrWrite(self.mmu_lock, self.tdp_mmu_pages_lock)
+        self.tdp_mmu_roots = layout.cell("tdp_mmu_roots", (), guard=write)
+        self.tdp_mmu_pages = layout.cell("tdp_mmu_pages", frozenset(), guard=pages_lock)
+        self.active_mmu_pages = layout.cell("active_mmu_pages", (), guard=write)
+        self.lpage_disallowed_mmu_pages = layout.cell(
+            "lpage_disallowed_mmu_pages", (), guard=pages_lock
+        )
+        nx_flag = UnderSpinOrWrite(
+            self.mmu_lock, self.tdp_mmu_pages_lock, lockless_reads=config.lockless_nx_flag
+        )
+        self.possible_nx_tdp_pages = layout.cell(
+            "possible_nx_huge_pages[TDP].list", (), guard=pages_lock
+        )
+        self.nr_possible_nx_tdp = layout.cell(
+            "possible_nx_huge_pages[TDP].nr_pages",
+            0,
+            guard=UnderSpinOrWrite(self.mmu_lock, self.tdp_mmu_pages_lock, lockless_reads=True),
+        )
+        self.nx_lpage_splits = layout.cell("nx_lpage_splits", 0, guard=pages_lock)
+        self.mmu_notifier_count = layout.cell("mmu_notifier_count", 0, guard=write)
+        self.mmu_notifier_range = layout.cell("mmu_notifier_range", NO_RANGE, guard=write)
+        self.mmu_notifier_seq = layout.cell(
+            "mmu_notifier_seq",
+            0,
+            guard=UnderWriteLock(self.mmu_lock, lockless_reads=True),
+        )
+        self.alive = layout.cell("threads alive", 0)
+        chunk = layout.chunk("rmap")
+        self.rmap = tuple(
+            layout.cell(f"rmap[{gfn:#x}]", (), chunk=chunk, guard=write)
+            for gfn in range(config.geometry.max_gfn)
+        )
+
+        self.memory = HostMemory(
+            layout,
+            config.geometry.max_gfn,
+            config.geometry.pages(config.huge_level),
+            chunk=layout.chunk("host"),
+        )
+        self.vcpus: list[VcpuCells] = [
+            self.hardware.add_vcpu(layout, parked=n >= config.vcpus)
+            for n in range(config.vcpus + config.parked)
+        ]
+        # The order is the world's; parked ones first leaves fewer moments to tell apart.
+        self.vcpus_to_ask = (*self.vcpus[config.vcpus :], *self.vcpus[: config.vcpus])
+        self.pools: list[tuple[TablePage, ...]] = []
+        self.pages: list[TablePage] = []
+        counts = UnderEitherMode(self.mmu_lock, Visitors("root counts", self.alive))
+        self.visitors: list[Visitors] = []
+        for number, size in enumerate(config.pools):
+            pool = []
+            visitors = Visitors(f"the pages of pool {number}", self.alive)
+            self.visitors.append(visitors)
+            sptes = UnderEitherMode(self.mmu_lock, visitors)
+            for _ in range(size):
+                page = TablePage(
+                    layout,
+                    self.hardware,
+                    len(self.pages),
+                    config.geometry.fanout,
+                    sptes=sptes,
+                    flags=nx_flag,
+                    refcount=counts,
+                )
+                self.hardware.page_by_number[page.number] = page
+                self.pages.append(page)
+                pool.append(page)
+            self.pools.append(tuple(pool))
+        self.hardware.protects = self._pages_cannot_be_freed
+        self.hardware.exclusive = self.mmu_lock.held_write
+        self.rcu.nobody_calls = self.mmu_lock.held_write
+
+    @property
+    def locks(self) -> dict[str, RwLock | SpinLock | Rcu]:
+        """The locks by name."""
+        return {
+            "mmu_lock": self.mmu_lock,
+            "tdp_mmu_pages_lock": self.tdp_mmu_pages_lock,
+            "rcu": self.rcu,
+            "srcu": self.srcu,
+        }
+
+    def _pages_cannot_be_freed(self, step: Step) -> bool:
+        return (
+            self.rcu.reading(step)
+            or self.mmu_lock.held_write(step)
+            or self.tdp_mmu_pages_lock.held_write(step)
+        )
+
+    def page_of(self, spte: int) -> TablePage:
+        """The table that a present non-leaf SPTE points to (``spte_to_child_sp``)."""
+        return self.hardware.page_by_pfn[self.format.pfn(spte)]
+
+    def position_key(self) -> str:
+        return "kvm"

@@ -1,0 +1,79 @@
+"""A vCPU: entering the guest, its accesses, leaving for a fault (``vcpu_enter_guest``, v5.12)."""
+
+from __future__ import annotations
+
+from tdpmmu.arch.hardware import (
+    FAULT,
+    HIT,
+    IN_GUEST,
+    KICKED,
+    OUTSIDE,
+    AccessMemory,
+    ExitRequested,
+    FlushOwnTlb,
+    Park,
+    SetMode,
+    TestAndClearRequest,
+    VcpuCells,
+    VmEnter,
+    VmExit,
+)
+from tdpmmu.arch.spte import Access
+from tdpmmu.machine.op import Choose
+from tdpmmu.mmu.notifier import Notifier
+
+
+class Vcpu(Notifier):
+    """The loop of ``KVM_RUN``."""
+
+    async def enter_guest(self, vcpu: VcpuCells) -> bool:
+        """``vcpu_enter_guest`` up to VMRUN; false if a request came in the window before it."""
+        if await TestAndClearRequest(vcpu):
+            await FlushOwnTlb(vcpu)
+        await SetMode(self.kvm.hardware, vcpu, IN_GUEST)
+        await self.kvm.srcu.read_unlock()
+        if await ExitRequested(vcpu):
+            await SetMode(self.kvm.hardware, vcpu, OUTSIDE)
+            await self.kvm.srcu.read_lock()
+            return False
+        await VmEnter(self.kvm.hardware, vcpu)
+        return True
+
+    async def leave_guest(self, vcpu: VcpuCells) -> None:
+        """From the exit to the point where interrupts are on and the mode says so."""
+        await VmExit(vcpu)
+        await SetMode(self.kvm.hardware, vcpu, OUTSIDE)
+        await self.kvm.srcu.read_lock()
+
+    async def run_vcpu(
+        self,
+        vcpu: VcpuCells,
+        root: int,
+        as_id: int,
+        pool: int,
+        gfns: tuple[int, ...],
+        kinds: tuple[Access, ...],
+        accesses: int,
+    ) -> None:
+        """``accesses`` guest accesses, each to any of ``gfns`` in any of ``kinds``."""
+        kvm = self.kvm
+        await kvm.srcu.read_lock()
+        for _ in range(accesses):
+            gfn = -1
+            access = kinds[0]
+            while True:
+                if not await self.enter_guest(vcpu):
+                    continue
+                if gfn < 0:
+                    gfn = await Choose("gfn", gfns)
+                    access = await Choose("access", kinds)
+                outcome = await AccessMemory(kvm.hardware, vcpu, gfn, access)
+                await self.leave_guest(vcpu)
+                if outcome == HIT:
+                    break
+                if outcome == KICKED:
+                    continue
+                assert outcome == FAULT
+                await self.direct_page_fault(vcpu, gfn, access, root, as_id, pool)
+        await kvm.srcu.read_unlock()
+        await Park(vcpu)
