@@ -1,0 +1,1 @@
+"""Kernels: what each release does differently, and patches on them."""

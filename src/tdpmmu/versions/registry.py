@@ -1,0 +1,65 @@
+"""Kernels and patches by name, and how a patch is applied."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from tdpmmu.versions import patches, read_lock
+from tdpmmu.versions.linux_5_12 import Linux_5_12
+from tdpmmu.versions.linux_5_12_rc4 import Linux_5_12_rc4
+from tdpmmu.versions.linux_6_18 import Linux_6_18
+
+KERNELS: dict[str, type[Any]] = {
+    "5.12-rc4": Linux_5_12_rc4,
+    "5.12": Linux_5_12,
+    "6.18": Linux_6_18,
+}
+
+PATCHES: dict[str, type[Any]] = {
+    "flush-on-nx-zap": patches.FlushOnNxZap,
+    "flush-when-yielding": patches.FlushWhenYielding,
+    "no-yield-in-zap-sp": patches.NoYieldInZapSp,
+    "preserve-pending-flush": patches.PreservePendingFlush,
+    "no-forward-progress": patches.NoForwardProgress,
+    "link-under-pages-lock": patches.LinkUnderPagesLock,
+    "read-lock-freeze": read_lock.ReadLockFreeze,
+    "read-lock-cmpxchg": read_lock.ReadLockCmpxchg,
+    "no-yield-in-shared-zap": read_lock.NoYieldInSharedZap,
+}
+
+
+class UnknownName(ValueError):
+    """No kernel or patch of that name; the message names the nearest ones."""
+
+
+def _find(what: str, name: str, table: dict[str, type[Any]]) -> type[Any]:
+    found = table.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, table, n=3) or sorted(table)
+        raise UnknownName(f"unknown {what} {name!r}; did you mean {', '.join(near)}?")
+    return found
+
+
+def kernel_class(name: str) -> type[Any]:
+    """The kernel of that name."""
+    return _find("kernel", name, KERNELS)
+
+
+def patch_class(name: str) -> type[Any]:
+    """The patch of that name."""
+    return _find("patch", name, PATCHES)
+
+
+def apply(kernel: type[Any], *applied: type[Any]) -> type[Any]:
+    """A kernel class with patches on top, the last one outermost.
+
+    A patch is a class that overrides methods; one derived from the kernel itself is taken as it is.
+    """
+    if not applied:
+        return kernel
+    bases = [cls for cls in reversed(applied) if not issubclass(kernel, cls)]
+    if not any(issubclass(cls, kernel) for cls in bases):
+        bases.append(kernel)
+    name = "_".join([kernel.__name__, *(cls.__name__ for cls in applied)])
+    return type(name, tuple(bases), {"__module__": __name__})
