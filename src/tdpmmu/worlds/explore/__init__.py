@@ -1,0 +1,1 @@
+"""The controlled scheduler: every relevant order of every thread's operations."""
