@@ -1,0 +1,427 @@
+"""The explorer: every order of the threads' operations, as table look-ups.
+
+A thread's position is an integer (:mod:`~tdpmmu.worlds.explore.position`), the shared state
+another; a global state is those integers packed into one.  What a thread can do next depends on
+its position and the shared state alone, so one table per thread, filled on first use, holds the
+*differences* that its turns add to the packed key.  The search itself is additions and look-ups,
+breadth first.
+
+A turn is a run of operations between two points at which the order matters (see
+:mod:`~tdpmmu.worlds.explore.turn`).
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from resource import RUSAGE_SELF, getrusage
+
+from tdpmmu.machine.ghost import HARM
+from tdpmmu.machine.thread import Machine
+from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
+from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.turn import Mistrust, Turn, Turns
+
+POSITION_BITS = 18
+"""Room for one thread's positions in a packed key."""
+
+Entry = tuple[int, ...] | list[int] | int
+"""What a thread can do: the differences its turns make to the key.
+
+A list: these turns are urgent, no other thread need be looked at.  A number: blocked until that
+thread has moved, and that is all that need be looked at.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Where to stop: states, seconds, MiB of memory; 0 is no limit."""
+
+    states: int = 0
+    seconds: float = 0
+    memory: int = 0
+
+
+@dataclass(slots=True)
+class Counterexample:
+    """The first way found to break a property: turns from the initial state."""
+
+    prop: str
+    kind: str
+    sentence: str
+    turns: list[Turn]
+    state: int
+
+    @property
+    def operations(self) -> int:
+        """Its length."""
+        return sum(len(turn.alternatives) for turn in self.turns)
+
+
+@dataclass(slots=True)
+class Exploration:
+    """What came of a search."""
+
+    violations: list[Counterexample] = field(default_factory=list)
+    states: int = 0
+    transitions: int = 0
+    depth: int = 0
+    shared: int = 0
+    positions: list[int] = field(default_factory=list)
+    segments_run: int = 0
+    replays: int = 0
+    seconds: float = 0.0
+    exhausted: bool = False
+    stopped: str = ""
+    unseen: tuple[str, ...] = ()
+    liveness: str = "not checked"
+    mistrusted: tuple[str, ...] = ()
+
+
+Progress = Callable[["Explorer"], None]
+
+INTERRUPTED = "interrupted"
+"""Why a search stopped on Ctrl-C; what it had covered is in the exploration."""
+
+
+class Explorer:
+    """One search over one machine."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        reduce: bool = True,
+        budget: Budget | None = None,
+        first: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.machine = machine
+        self.budget = budget or Budget()
+        self.first = first
+        self.progress = progress
+        self.result = Exploration()
+        self.positions = [Positions(thread.start) for thread in machine.threads]
+        self.chunks = ChunkTable(len(machine.initial))
+        self.turns = Turns(machine, self.positions, self.chunks, reduce=reduce)
+        self._ids: dict[Shared, int] = {}
+        self.shared: list[Shared] = []
+        self._tables: list[dict[int, Entry]] = [{} for _ in machine.threads]
+        self._progress: list[dict[int, int]] = [{} for _ in machine.threads]
+        self.order: list[int] = []
+        self.number: dict[int, int] = {}
+        self.parents = array("I")
+        self.shift = POSITION_BITS * len(machine.threads)
+        self.bits = POSITION_BITS
+        self._mask = (1 << POSITION_BITS) - 1
+        self._reported: set[str] = set()
+
+    # --- interning --------------------------------------------------------------------------------
+
+    def intern(self, shared: Shared) -> int:
+        """The number of a shared state."""
+        number = self._ids.get(shared)
+        if number is None:
+            number = self._ids[shared] = len(self.shared)
+            self.shared.append(shared)
+        return number
+
+    def unpack(self, key: int) -> tuple[int, list[int]]:
+        """A packed global state as the numbers of the shared state and of the positions."""
+        mask = self._mask
+        return key >> self.shift, [
+            key >> POSITION_BITS * i & mask for i in range(len(self.positions))
+        ]
+
+    # --- searching ------------------------------------------------------------------------------
+
+    def run(self) -> Exploration:
+        """Search breadth first until everything is seen, or the budget is used up."""
+        began = time.monotonic()
+        result = self.result
+        collecting = gc.isenabled()
+        gc.disable()  # the tables only grow, and hold no cycles
+        try:
+            self._search(began)
+        finally:
+            if collecting:
+                gc.enable()
+            result.states = len(self.order)
+            result.shared = len(self.shared)
+            result.positions = [len(p) for p in self.positions]
+            result.replays = sum(p.replays for p in self.positions)
+            result.segments_run = self.turns.segments_run
+            result.unseen = tuple(self.turns.unseen)
+            result.seconds = time.monotonic() - began
+        return result
+
+    def _start(self) -> int:
+        key = self.intern(self.chunks.intern(self.machine.initial)) << self.shift
+        for i, table in enumerate(self.positions):
+            key |= table.initial << POSITION_BITS * i
+        return key
+
+    def _search(self, began: float) -> None:
+        number, order, parents = self.number, self.order, self.parents
+        start = self._start()
+        number[start] = 0
+        order.append(start)
+        parents.append(0)
+        shift, bits, mask = self.shift, POSITION_BITS, self._mask
+        lanes = [
+            (t, self._tables[t].get, bits * t)
+            for t, thread in enumerate(self.machine.threads)
+            if not thread.alone
+        ]
+        alone = [t for t, thread in enumerate(self.machine.threads) if thread.alone]
+        result = self.result
+        ended = [-1] * len(self.positions)
+        current = 0
+        transitions = 0
+        end_of_level = 1
+        next_look = 4096
+        while current < len(order):
+            if current == end_of_level:
+                result.depth += 1
+                end_of_level = len(order)
+            if current >= next_look:
+                next_look = current + 4096
+                result.transitions = transitions
+                if self._budget_used(began):
+                    return
+            key = order[current]
+            shared = key >> shift << bits
+            moves: list[Sequence[int]] = []
+            for thread, table, lane in lanes:
+                position = key >> lane & mask
+                if position == ended[thread]:
+                    continue
+                lookup = shared | position
+                deltas = table(lookup)
+                if deltas is None:
+                    deltas = self._miss(thread, lookup, current)
+                    if not deltas and self.positions[thread].op(position) is None:
+                        ended[thread] = position
+                if type(deltas) is tuple:  # far the commonest, so asked first
+                    if deltas:
+                        moves.append(deltas)
+                    continue
+                if isinstance(deltas, int):
+                    # This one waits for a kick to be taken: nothing else matters until then.
+                    moves = [self._entry(deltas, key, current)]
+                    break
+                moves = [deltas]
+                break
+            if not moves:
+                for thread in alone if self._ended(key) else ():
+                    late = self._entry(thread, key, current)
+                    if late:
+                        moves.append(late)
+                if not moves:
+                    self._halted(current, key)
+            for move in moves:
+                for delta in move:
+                    transitions += 1
+                    successor = key + delta
+                    if successor not in number:
+                        number[successor] = len(order)
+                        order.append(successor)
+                        parents.append(current)
+            current += 1
+            if self.first and result.violations:
+                result.transitions = transitions
+                result.stopped = "at the first violation"
+                return
+            if self.budget.states and len(order) > self.budget.states:
+                result.transitions = transitions
+                result.stopped = f"the budget of {self.budget.states:,} states is used up"
+                return
+        result.transitions = transitions
+        result.exhausted = True
+
+    def _ended(self, key: int) -> bool:
+        """Whether all threads have ended but those that run alone: now is their time."""
+        return all(
+            thread.alone or table.op(position) is None
+            for thread, table, position in zip(
+                self.machine.threads, self.positions, self.unpack(key)[1], strict=True
+            )
+        )
+
+    def _budget_used(self, began: float) -> bool:
+        if self.progress is not None:
+            self.result.states = len(self.order)
+            self.progress(self)
+        budget = self.budget
+        if budget.seconds and time.monotonic() - began > budget.seconds:
+            self.result.stopped = f"the budget of {budget.seconds:g} seconds is used up"
+        elif budget.memory and getrusage(RUSAGE_SELF).ru_maxrss / 1024 > budget.memory:
+            self.result.stopped = f"the budget of {budget.memory:,} MiB is used up"
+        return bool(self.result.stopped)
+
+    def _entry(self, thread: int, key: int, current: int) -> Sequence[int]:
+        lookup = key >> self.shift << POSITION_BITS | key >> POSITION_BITS * thread & self._mask
+        entry = self._tables[thread].get(lookup)
+        if entry is None:
+            entry = self._miss(thread, lookup, current)
+        return () if isinstance(entry, int) else entry
+
+    def _miss(self, thread: int, lookup: int, current: int) -> Entry:
+        """Fill in what the thread's turns change from here."""
+        number, position = lookup >> POSITION_BITS, lookup & self._mask
+        shared = self.shared[number]
+        lane = POSITION_BITS * thread
+        deltas: list[int] = []
+        flags = 0
+        choices = self.turns.choices(shared, thread, position)
+        for outcome in choices.outcomes:
+            if outcome.violations or outcome.failure:
+                turn = next(
+                    turn
+                    for turn in self.turns.take(shared, thread, position)
+                    if turn.alternatives == outcome.alternatives
+                )
+                if self._harmed(turn, current):
+                    continue
+            if outcome.position > self._mask:
+                raise OverflowError("too many positions in one thread")
+            flags |= outcome.progress << len(deltas)
+            chunks = list(shared)
+            for index, chunk in outcome.chunks:
+                chunks[index] = chunk
+            after = self.intern(tuple(chunks))
+            deltas.append(
+                ((after - number) << self.shift) + ((outcome.position - position) << lane)
+            )
+        entry: Entry = tuple(deltas)
+        if choices.rival is not None:
+            entry = choices.rival
+        elif choices.urgent:
+            entry = deltas
+        if flags:
+            self._progress[thread][lookup] = flags
+        self._tables[thread][lookup] = entry
+        return entry
+
+    def _harmed(self, turn: Turn, current: int) -> bool:
+        """Report what a turn breaks; whether there is no point in going on from there."""
+        harmed = False
+        for ghost, sentence in turn.violations:
+            self._report(ghost.name, ghost.kind, sentence, current, turn)
+            harmed = harmed or ghost.kind == HARM
+        if turn.failure is not None:
+            self._report("exception", HARM, turn.failure, current, turn)
+            harmed = True
+        return harmed
+
+    # --- reporting ------------------------------------------------------------------------------
+
+    def _halted(self, current: int, key: int) -> None:
+        """No thread can move: that is the end of all, or a deadlock."""
+        number, positions = self.unpack(key)
+        late = self._ended(key)
+        waiting = [
+            (i, op)
+            for i, (thread, table) in enumerate(
+                zip(self.machine.threads, self.positions, strict=True)
+            )
+            if (op := table.op(positions[i])) is not None and (late or not thread.alone)
+        ]
+        if not waiting:
+            return
+        shared = self.shared[number]
+        if any(self.turns.can_move(shared, i, positions[i]) for i, _ in waiting):
+            return  # a harm cut the search off here
+        who = [f"{self.machine.threads[i].name} at {op.describe()}" for i, op in waiting]
+        self._report("deadlock", HARM, "everybody waits: " + "; ".join(who), current, None)
+
+    def _report(self, prop: str, kind: str, sentence: str, current: int, turn: Turn | None) -> None:
+        if prop in self._reported:
+            return
+        self._reported.add(prop)
+        turns = self.path(current)
+        if turn is not None:
+            turns.append(turn)
+        self.result.violations.append(Counterexample(prop, kind, sentence, turns, current))
+
+    def report(self, found: Counterexample) -> None:
+        """Add a violation that was found on the graph rather than on the way."""
+        if found.prop not in self._reported:
+            self._reported.add(found.prop)
+            self.result.violations.append(found)
+
+    # --- the graph, after the search --------------------------------------------------------------
+
+    def successors(self, key: int) -> list[tuple[int, int, bool]]:
+        """``(thread, successor, progress)`` for every turn from a state that was searched."""
+        shared = key >> self.shift << POSITION_BITS
+        found: list[tuple[int, int, bool]] = []
+        for thread, table in enumerate(self._tables):
+            lookup = shared | key >> POSITION_BITS * thread & self._mask
+            entry = table.get(lookup, ())
+            if type(entry) is int:
+                thread = entry
+                lookup = shared | key >> POSITION_BITS * thread & self._mask
+                entry = self._tables[thread].get(lookup, ())
+                found = []
+            urgent = type(entry) is list
+            if urgent:
+                found = []
+            flags = self._progress[thread].get(lookup, 0)
+            found += [
+                (thread, key + delta, bool(flags >> i & 1))
+                for i, delta in enumerate(entry)  # type: ignore[arg-type]
+            ]
+            if urgent or table is not self._tables[thread]:
+                break
+        return found
+
+    def path(self, number: int) -> list[Turn]:
+        """The turns that lead to a state, by the shortest way found."""
+        numbers = [number]
+        while numbers[-1]:
+            numbers.append(self.parents[numbers[-1]])
+        numbers.reverse()
+        return [self.turn_between(self.order[a], self.order[b]) for a, b in pairwise(numbers)]
+
+    def turn_between(self, before: int, after: int) -> Turn:
+        """One turn that leads from a global state to the next."""
+        number, positions = self.unpack(before)
+        number_after, positions_after = self.unpack(after)
+        shared, target = self.shared[number], self.shared[number_after]
+        for thread, position in enumerate(positions):
+            rest = positions.copy()
+            rest[thread] = positions_after[thread]
+            if rest != positions_after:
+                continue
+            for turn in self.turns.take(shared, thread, position):
+                if turn.position == positions_after[thread] and turn.shared == target:
+                    return turn
+        raise LookupError("no turn leads there")
+
+
+def explore(
+    machine: Machine,
+    *,
+    reduce: bool = True,
+    budget: Budget | None = None,
+    first: bool = False,
+    progress: Progress | None = None,
+) -> Explorer:
+    """Search ``machine``; start again without a guard that a thread does not keep to."""
+    mistrusted: list[str] = []
+    while True:
+        explorer = Explorer(machine, reduce=reduce, budget=budget, first=first, progress=progress)
+        try:
+            explorer.run()
+        except KeyboardInterrupt:
+            explorer.result.stopped = INTERRUPTED
+        except Mistrust as found:
+            mistrusted += [name for name in str(found).split(", ") if name not in mistrusted]
+            continue
+        explorer.result.mistrusted = tuple(mistrusted)
+        return explorer
