@@ -1,0 +1,1 @@
+"""Properties: what must hold of any run, told by the events alone."""

@@ -1,0 +1,56 @@
+"""Hardware walks a page table that was freed."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tdpmmu.arch.table import Header, TablePage
+from tdpmmu.events.records import Event, PageFreed
+from tdpmmu.machine.ghost import HARM
+from tdpmmu.machine.op import USED, Step
+from tdpmmu.properties.base import Property
+from tdpmmu.properties.view import tell
+
+
+class FreedTable(Property):
+    """When a table is freed no vCPU may hold, and no table may contain, an entry for it."""
+
+    name: ClassVar[str] = "freed-table"
+    kind: ClassVar[str] = HARM
+    meaning: ClassVar[str] = "hardware reaches a freed page table"
+    hears: ClassVar[tuple[type[Event], ...]] = (PageFreed,)
+
+    def observe(self, step: Step, event: Event) -> None:
+        if not isinstance(event, PageFreed):
+            return
+        hardware = self.hardware
+        spte_format = hardware.format
+        for vcpu in hardware.vcpus:
+            loaded = step[vcpu.loaded]
+            if hardware.page_by_pfn[event.pfn].number in loaded:
+                step.violate(self, f"{event.page} is freed while it is vCPU{vcpu.number}'s root")
+                return
+            if event.root not in loaded:
+                continue
+            for entry in hardware.usable(step, vcpu):
+                if not spte_format.is_last(entry[3], entry[2]) and (
+                    spte_format.pfn(entry[3]) == event.pfn
+                ):
+                    step.violate(
+                        self,
+                        f"{event.page} is freed while vCPU{vcpu.number} may still walk it through "
+                        f"{tell(hardware, entry)}",
+                    )
+                    return
+        header: Header | None = step[hardware.page_by_pfn[event.pfn].header]
+        if header is None or header.parent is None:
+            return
+        above: TablePage = header.parent.page
+        spte = step[header.parent]
+        if (
+            step[above.state] == USED
+            and spte_format.is_shadow_present(spte)
+            and not spte_format.is_last(spte, header.level + 1)
+            and spte_format.pfn(spte) == event.pfn
+        ):
+            step.violate(self, f"{event.page} is freed while {above.name} still points to it")

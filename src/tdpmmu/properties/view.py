@@ -1,0 +1,56 @@
+"""What properties may look at beside events: page tables, TLBs and locks, never MMU code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tdpmmu.arch.hardware import Entry, Hardware, VcpuCells
+from tdpmmu.machine.op import Step
+
+
+def usable_leaves(hardware: Hardware, step: Step) -> Iterator[tuple[VcpuCells, Entry]]:
+    """Every leaf translation that some vCPU can still use."""
+    for vcpu in hardware.vcpus:
+        for entry in hardware.usable(step, vcpu):
+            if hardware.format.is_last(entry[3], entry[2]):
+                yield vcpu, entry
+
+
+def maps(hardware: Hardware, entry: Entry, pfn: int, pages: int) -> bool:
+    """Whether a leaf reaches any frame of ``[pfn, pfn + pages)``."""
+    first = hardware.format.pfn(entry[3])
+    return first < pfn + pages and pfn < first + hardware.geometry.pages(entry[2])
+
+
+def backed(hardware: Hardware, step: Step, entry: Entry) -> bool:
+    """Whether the page tables still allow all that a held entry allows."""
+    root, gfn, level, spte = entry
+    spte_format = hardware.format
+    if step[hardware.page_by_number[root].header] is None:
+        return False
+    if not spte_format.is_last(spte, level):
+        return any(
+            live == entry for live in hardware.reachable(step, root) if live[1:3] == (gfn, level)
+        )
+    for offset in range(hardware.geometry.pages(level)):
+        found = hardware.walk(step, root, gfn + offset)
+        if found is None:
+            return False
+        _, live_level, live = found
+        live_pfn = spte_format.pfn(live) + (gfn + offset) % hardware.geometry.pages(live_level)
+        if live_pfn != spte_format.pfn(spte) + offset:
+            return False
+        if spte_format.is_writable(spte) and not spte_format.is_writable(live):
+            return False
+        if spte_format.is_executable(spte) and not spte_format.is_executable(live):
+            return False
+    return True
+
+
+def tell(hardware: Hardware, entry: Entry) -> str:
+    """A held entry in words."""
+    root, gfn, level, spte = entry
+    size = {1: "4K", 2: "2M", 3: "1G", 4: "512G"}.get(level, f"level {level}")
+    if not hardware.format.is_last(spte, level):
+        return f"the {size} table entry for gfn {gfn:#x} (root SP{root}, SPTE {spte:#x})"
+    return f"the {size} translation of gfn {gfn:#x} (root SP{root}, SPTE {spte:#x})"
