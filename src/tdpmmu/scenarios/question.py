@@ -1,0 +1,112 @@
+"""A question put to the explorer, and its verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tdpmmu.properties.catalogue import attach
+from tdpmmu.scenarios.base import Built
+from tdpmmu.worlds.explore.engine import Budget, Counterexample, Exploration, Progress, explore
+from tdpmmu.worlds.explore.progress import check_progress
+
+HOLDS, VIOLATED, BUDGET, VACUOUS = "holds", "violated", "budget", "vacuous"
+EXIT_CODES = {HOLDS: 0, VIOLATED: 1, BUDGET: 3, VACUOUS: 4}
+
+MEMORY_MODEL = "under sequential consistency; store buffers are not modelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """``scenario`` on ``mmu_class``; ``kernel`` and ``patches`` are how the user named it."""
+
+    scenario: Any
+    mmu_class: type[Any]
+    kernel: str
+    patches: tuple[str, ...] = ()
+    properties: str = "all"
+    scenario_name: str | None = None
+
+    def build(self) -> Built:
+        """The machine, watched by the properties that were asked for."""
+        built: Built = self.scenario.build(self.mmu_class)
+        self.attach(built, self.mmu_class)
+        return built
+
+    def attach(self, built: Built, mmu_class: type[Any]) -> None:
+        """Let those properties watch a machine."""
+        attach(
+            built.machine,
+            built.kvm.hardware,
+            built.kvm.locks,
+            kinds=self.properties,
+            flush_before_rcu_unlock=mmu_class.flush_before_rcu_unlock,
+        )
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What exploration says.  ``status`` is never "holds" for a search that was cut short."""
+
+    question: Question
+    status: str
+    exploration: Exploration
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def violations(self) -> list[Counterexample]:
+        """Broken properties, each with its first counterexample; harm before discipline."""
+        return sorted(self.exploration.violations, key=lambda found: found.kind != "harm")
+
+    def sentence(self) -> str:
+        """The verdict in words, with what it rests on."""
+        result = self.exploration
+        if self.status == VIOLATED:
+            names = ", ".join(f"{found.prop} ({found.kind})" for found in self.violations)
+            more = "" if result.exhausted else f"; stopped: {result.stopped}"
+            return f"violated: {names}{more}"
+        if self.status == HOLDS:
+            return "holds for every interleaving of this scenario"
+        if self.status == VACUOUS:
+            return f"vacuous: nothing is violated, but it never happens that {result.unseen[0]}"
+        return f"nothing found within the budget: {result.stopped}"
+
+
+def ask(
+    question: Question,
+    *,
+    budget: Budget | None = None,
+    first: bool = False,
+    reduce: bool = True,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Explore and judge."""
+    from tdpmmu.scenarios.token import make
+
+    built = question.build()
+    explorer = explore(built.machine, reduce=reduce, budget=budget, first=first, progress=progress)
+    result = explorer.result
+    if question.properties in ("all", "harm"):
+        result.liveness = check_progress(explorer)
+    if question.properties == "discipline":
+        result.violations = [found for found in result.violations if found.kind != "harm"]
+    if result.violations:
+        status = VIOLATED
+    elif not result.exhausted:
+        status = BUDGET
+    elif result.unseen:
+        status = VACUOUS
+    else:
+        status = HOLDS
+    verdict = Verdict(question, status, result)
+    for found in result.violations:
+        token = make(
+            question.scenario,
+            question.kernel,
+            question.patches,
+            found,
+            question.attach,
+            scenario_name=question.scenario_name,
+        )
+        verdict.tokens[found.prop] = token.encode()
+    return verdict
