@@ -1,0 +1,286 @@
+"""``tdpmmu check``: put a question to the explorer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tdpmmu.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tdpmmu.scenarios.question import Question, Verdict
+    from tdpmmu.worlds.explore.engine import Budget, Explorer
+
+EPILOG = "Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C."
+
+
+def check(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(help="nx-recovery, or FILE.py with a scenario or patch; none: the table."),
+    ] = None,
+    kernel: Annotated[str, typer.Option("--kernel", "-k", help="See 'tdpmmu kernels'.")] = "5.12",
+    patch: Annotated[
+        list[str] | None,
+        typer.Option("--patch", "-p", help="A patch by name, or FILE.py[:CLASS]; repeatable."),
+    ] = None,
+    levels: Annotated[int | None, typer.Option(help="Paging levels.")] = None,
+    fanout: Annotated[int | None, typer.Option(help="Entries in a table.")] = None,
+    vcpus: Annotated[int | None, typer.Option(help="vCPUs that access memory.")] = None,
+    roots: Annotated[int | None, typer.Option(help="TDP roots: 1, or 2 with SMM's.")] = None,
+    nx_pages: Annotated[int | None, typer.Option(help="TDP pages on the list.")] = None,
+    legacy: Annotated[int | None, typer.Option(help="Legacy pages on the list.")] = None,
+    gfns: Annotated[int | None, typer.Option(help="4K gfns that vCPUs access.")] = None,
+    faults: Annotated[int | None, typer.Option(help="Accesses per vCPU.")] = None,
+    unmap: Annotated[
+        bool | None, typer.Option("--unmap/--no-unmap", help="The host takes a page back.")
+    ] = None,
+    victim: Annotated[str | None, typer.Option(help="Which page: tdp or legacy.")] = None,
+    flush: Annotated[str | None, typer.Option(help="bare-metal or ranged.")] = None,
+    spte_format: Annotated[str | None, typer.Option("--format", help="npt or ept.")] = None,
+    resched: Annotated[str | None, typer.Option(help="any or contended.")] = None,
+    properties: Annotated[str, typer.Option(help="harm, discipline or all.")] = "all",
+    states: Annotated[int, typer.Option(help="Budget in states; 0: none.")] = 0,
+    seconds: Annotated[float, typer.Option("--time", help="Budget in seconds.")] = 0,
+    memory: Annotated[int, typer.Option(help="Budget in MiB.")] = 0,
+    first: Annotated[bool, typer.Option("--first", help="Stop at the first violation.")] = False,
+    reduce: Annotated[
+        bool, typer.Option("--reduce/--no-reduce", help="Leave needless orders out.")
+    ] = True,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="More figures; small ones also without reduction.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain/--no-explain", help="Print the interleaving.")
+    ] = True,
+    width: Annotated[int, typer.Option(help="Columns of the interleaving.")] = 80,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Explore every interleaving of a scenario and say whether it holds.
+
+    Without arguments: the whole table of the review thread of March 2021.
+
+    Example: tdpmmu check nx-recovery --kernel 5.12-rc4 --patch flush-on-nx-zap --vcpus 2
+
+    Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C.
+    """
+    from tdpmmu.worlds.explore.engine import Budget
+
+    budget = Budget(states, seconds, memory)
+    if scenario is None:
+        from tdpmmu.cli.table import print_table
+
+        raise typer.Exit(print_table(budget, as_json))
+    given = {
+        "levels": levels,
+        "fanout": fanout,
+        "vcpus": vcpus,
+        "roots": roots,
+        "nx_pages": nx_pages,
+        "legacy": legacy,
+        "gfns": gfns,
+        "faults": faults,
+        "unmap": unmap,
+        "victim": victim,
+        "flush": flush,
+        "format": spte_format,
+        "resched": resched,
+    }
+    question = make_question(
+        scenario,
+        kernel,
+        tuple(patch or ()),
+        {name: value for name, value in given.items() if value is not None},
+        properties,
+    )
+    verdict = run(question, budget, first=first, reduce=reduce)
+    unreduced = _unreduced(question, verdict) if stats and reduce else None
+    if as_json:
+        import json
+
+        print(json.dumps(to_json(verdict, unreduced), indent=2))
+    else:
+        print_verdict(verdict, stats, unreduced, explain, width)
+    raise typer.Exit(exit_code(verdict))
+
+
+def make_question(
+    scenario: str,
+    kernel: str,
+    patches: tuple[str, ...],
+    parameters: dict[str, Any],
+    properties: str,
+) -> Question:
+    """What the command line asks; UsageError if it makes no sense."""
+    import dataclasses
+
+    from tdpmmu.cli import user_files as files
+    from tdpmmu.properties.catalogue import wanted
+    from tdpmmu.scenarios.nx_recovery import NxRecovery
+    from tdpmmu.scenarios.question import Question
+    from tdpmmu.versions.registry import UnknownName, apply, kernel_class, patch_class
+
+    scenario_class: type[Any] = NxRecovery
+    name: str | None = None
+    if files.is_file(scenario):
+        path, cls_name = files.split(scenario)
+        found = files.scenarios_in(path)
+        if found or not files.patches_in(path):
+            scenario_class = files.the_one("scenario", path, cls_name, found)
+            name = f"{path}:{scenario_class.__name__}"
+        else:
+            patches = (*patches, scenario)
+    elif scenario != NxRecovery.name:
+        raise UsageError(f"unknown scenario {scenario!r}: {NxRecovery.name}, or a FILE.py")
+    try:
+        wanted(properties)
+        classes = []
+        names = []
+        for one in patches:
+            if files.is_file(one):
+                path, cls_name = files.split(one)
+                cls = files.the_one("patch", path, cls_name, files.patches_in(path))
+                classes.append(cls)
+                names.append(f"{path}:{cls.__name__}")
+            else:
+                classes.append(patch_class(one))
+                names.append(one)
+        mmu_class = apply(kernel_class(kernel), *classes)
+        known = {field.name for field in dataclasses.fields(scenario_class)}
+        for parameter in parameters:
+            if parameter not in known:
+                option = "--" + parameter.replace("_", "-")
+                raise UsageError(f"the scenario {name or scenario} has no {option}")
+        made = scenario_class(**parameters)
+        made.build(mmu_class)
+    except UnknownName as error:
+        raise UsageError(str(error)) from None
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error).splitlines()[0]) from None
+    return Question(made, mmu_class, kernel, tuple(names), properties, name)
+
+
+def run(question: Question, budget: Budget, *, first: bool, reduce: bool) -> Verdict:
+    """Explore with progress on a terminal; errors in the user's code are one line."""
+    import sys
+
+    from tdpmmu.arch.table import PoolExhausted
+    from tdpmmu.scenarios.question import ask
+    from tdpmmu.worlds.explore.position import UnsupportedPosition
+
+    show = None
+    if sys.stderr.isatty():
+
+        def show(explorer: Explorer) -> None:
+            result = explorer.result
+            sys.stderr.write(
+                f"\r{len(explorer.order):>12,} states, depth {result.depth}, "
+                f"{len(result.violations)} violated \x1b[K"
+            )
+            sys.stderr.flush()
+
+    try:
+        return ask(question, budget=budget, first=first, reduce=reduce, progress=show)
+    except (UnsupportedPosition, PoolExhausted) as error:
+        raise UsageError(str(error)) from None
+    finally:
+        if show is not None:
+            sys.stderr.write("\r\x1b[K")
+
+
+def exit_code(verdict: Verdict) -> int:
+    """The exit code of one verdict."""
+    from tdpmmu.scenarios.question import EXIT_CODES, VIOLATED
+    from tdpmmu.worlds.explore.engine import INTERRUPTED
+
+    if verdict.exploration.stopped == INTERRUPTED:
+        return 130
+    if verdict.status == VIOLATED:
+        return 1
+    return EXIT_CODES[verdict.status]
+
+
+def _unreduced(question: Question, verdict: Verdict) -> str:
+    """The number of states without reduction, where that is feasible."""
+    from tdpmmu.scenarios.question import ask
+    from tdpmmu.worlds.explore.engine import Budget
+
+    limit = 300_000
+    if verdict.exploration.states > 20_000:
+        return "not counted (too many)"
+    result = ask(question, budget=Budget(states=limit), reduce=False).exploration
+    return f"{result.states:,}" if result.exhausted else f"more than {limit:,}"
+
+
+def print_verdict(
+    verdict: Verdict, stats: bool, unreduced: str | None, explain: bool, width: int
+) -> None:
+    """The verdict, what it rests on, and the interleavings."""
+    from tdpmmu.scenarios.question import MEMORY_MODEL
+
+    question, result = verdict.question, verdict.exploration
+    what = " + ".join([question.kernel, *question.patches])
+    scenario = question.scenario
+    print(f"{question.scenario_name or scenario.name} on {what}: {verdict.sentence()}")
+    print(
+        f"  {result.states:,} states, {result.transitions:,} turns, depth {result.depth}, "
+        f"{result.seconds:.1f} s; liveness {result.liveness}"
+    )
+    flush = getattr(scenario, "flush", "bare-metal")
+    print(f"  {MEMORY_MODEL}; {flush} flushes; vCPUs stay on their CPUs")
+    for guard in result.mistrusted:
+        print(f"  not relied on, since it is not kept to: {guard}")
+    if stats:
+        print(f"  shared states {result.shared:,}; positions {result.positions}")
+        print(f"  segments run {result.segments_run:,}; replays {result.replays:,}")
+        if unreduced is not None:
+            print(f"  states without reduction: {unreduced}")
+    for found in verdict.violations:
+        token = verdict.tokens[found.prop]
+        if explain:
+            from tdpmmu.cli.explain import text_of
+
+            print()
+            print(text_of(token, width=width))
+        else:
+            print(f"\n{found.kind}: {found.prop}: {found.sentence}")
+        print(f"\nreplay with: tdpmmu explain {token}")
+
+
+def to_json(verdict: Verdict, unreduced: str | None = None) -> dict[str, Any]:
+    """The verdict for machines."""
+    import dataclasses
+
+    from tdpmmu.scenarios.question import MEMORY_MODEL
+
+    question, result = verdict.question, verdict.exploration
+    return {
+        "scenario": question.scenario_name or question.scenario.name,
+        "parameters": dataclasses.asdict(question.scenario),
+        "kernel": question.kernel,
+        "patches": list(question.patches),
+        "properties": question.properties,
+        "verdict": verdict.status,
+        "sentence": verdict.sentence(),
+        "memory_model": MEMORY_MODEL,
+        "exhausted": result.exhausted,
+        "stopped": result.stopped,
+        "liveness": result.liveness,
+        "states": result.states,
+        "states_without_reduction": unreduced,
+        "turns": result.transitions,
+        "depth": result.depth,
+        "seconds": round(result.seconds, 3),
+        "never_happened": list(result.unseen),
+        "violations": [
+            {
+                "property": found.prop,
+                "kind": found.kind,
+                "sentence": found.sentence,
+                "operations": found.operations,
+                "token": verdict.tokens.get(found.prop),
+            }
+            for found in verdict.violations
+        ],
+    }

@@ -1,0 +1,175 @@
+"""``tdpmmu explain``: what a token's violation is, step by step."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tdpmmu.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tdpmmu.render.interleaving import Scene
+    from tdpmmu.render.lines import Line
+    from tdpmmu.scenarios.token import Reproduction
+
+NARROWEST = 60
+
+_TOKEN = re.compile(r"tdpmmu\d+-[A-Za-z0-9_-]+")
+
+
+def read_token(text: str) -> str:
+    """The token in ``text``, which may be the token, ``@FILE``, or ``-`` for stdin.
+
+    A file may hold anything else beside it, such as the mail it came with.
+    """
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise UsageError(f"{text[1:]}: {error.strerror}") from None
+    else:
+        return text
+    if text.lstrip().startswith("tdpmmu"):
+        return text
+    found = _TOKEN.findall(text)
+    if not found:
+        raise UsageError("there is no token in it: none starts with tdpmmu1-")
+    return str(found[0])
+
+
+def explain(
+    token: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOKEN", help="tdpmmu1-...; @FILE and - read it from a file or from stdin."
+        ),
+    ],
+    width: Annotated[int, typer.Option(help="Columns to use, 60 or more.")] = 80,
+    ascii_only: Annotated[
+        bool, typer.Option("--ascii", help="ASCII only; so it is where UTF-8 cannot be printed.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every operation, not only those that matter.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replay although the code changed, as far as it goes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Replay a token and show what each CPU does, up to the step where it goes wrong.
+
+    Example: tdpmmu explain @mail.txt --ascii
+
+    Exit codes: 0 replayed, 1 with --force: the violation does not come any more, 2 bad usage.
+    """
+    from tdpmmu.render.lines import show
+    from tdpmmu.scenarios.token import StaleToken, decode, reproduce
+
+    if width < NARROWEST:
+        raise UsageError(f"--width {width}: at least {NARROWEST}")
+    try:
+        done = reproduce(decode(read_token(token)), force=force)
+    except StaleToken as error:
+        raise UsageError(f"{error} (--force tries)") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if as_json:
+        json.dump(to_json(done), sys.stdout, indent=2)
+        print()
+    else:
+        ascii_only = ascii_only or not _can_print(sys.stdout.encoding)
+        show(to_lines(done, width=width, ascii=ascii_only, every=every), sys.stdout, width=width)
+        print(f"\nReplay it: tdpmmu explain {done.token.encode()}")
+    if done.sentence is None:
+        raise typer.Exit(1)
+
+
+def _can_print(encoding: str | None) -> bool:
+    return (encoding or "").lower().replace("-", "") == "utf8"
+
+
+def text_of(token: str, *, width: int = 80, ascii: bool = False) -> str:
+    """The interleaving of an encoded token as plain text."""
+    from tdpmmu.render.lines import plain
+    from tdpmmu.scenarios.token import decode, reproduce
+
+    return plain(to_lines(reproduce(decode(token)), width=width, ascii=ascii))
+
+
+def scene_of(done: Reproduction) -> Scene:
+    """What rendering needs to know of a run."""
+    from tdpmmu.render.interleaving import Scene
+
+    built = done.subject.built
+    return Scene(
+        built.kvm.hardware,
+        built.machine.layout,
+        [thread.name for thread in built.machine.threads],
+        done.subject.mmu_class,
+        facts(done),
+        done.waiting,
+        done.loop,
+        _end(done),
+    )
+
+
+def facts(done: Reproduction) -> list[str]:
+    """What was run: kernel, patches, scenario with its parameters, and how long it is."""
+    token = done.token
+    kernel = " with ".join(
+        [f"Linux {token.kernel}", ", ".join(token.patches)][: 1 + bool(token.patches)]
+    )
+    parameters = ", ".join(f"{name} {value}" for name, value in token.parameters)
+    switches = len({record.run for record in done.records}) - 1
+    return [
+        f"{kernel}; scenario {token.scenario}: {parameters}.",
+        f"{len(done.records)} operations, {max(switches, 0)} context switches.",
+    ]
+
+
+def _end(done: Reproduction) -> str:
+    if done.problem is not None:
+        return f"The schedule fits no longer: {done.problem}"
+    return "" if done.sentence else "The violation does not come any more."
+
+
+def to_lines(
+    done: Reproduction, *, width: int = 80, ascii: bool = False, every: bool = False
+) -> list[Line]:
+    """The interleaving for a terminal or a mail."""
+    from tdpmmu.render.interleaving import lines
+
+    token = done.token
+    if done.sentence is None:
+        token = replace(token, kind="not reproduced")
+    else:
+        token = replace(token, sentence=done.sentence)
+    return lines(done.records, token, scene_of(done), width=width, ascii=ascii, every=every)
+
+
+def to_json(done: Reproduction) -> dict[str, Any]:
+    """The token's content and every operation as plain data."""
+    from tdpmmu.render.steps import steps
+
+    token = done.token
+    return {
+        "token": token.encode(),
+        "scenario": token.scenario,
+        "parameters": dict(token.parameters),
+        "kernel": token.kernel,
+        "patches": list(token.patches),
+        "property": token.prop,
+        "kind": token.kind,
+        "sentence": token.sentence if done.sentence is None else done.sentence,
+        "reproduced": done.sentence is not None,
+        "problem": done.problem,
+        "steps": steps(done.records, done.sentence or token.sentence, scene_of(done)),
+    }
