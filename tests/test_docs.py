@@ -1,0 +1,135 @@
+"""The commands that README and docs show do what they are shown to do.
+
+In a block marked ``console`` a line that starts with ``$ tdpmmu`` is a command; the lines below it
+are its output, ``...`` standing for lines left out.  Checked are the exit code, which the output
+shown implies, and the first line shown.  Numbers of states need not agree: they change with every
+reduction.  A token that is shown stands for the last one that was printed.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/the-thread.md", "docs/exploring.md", "docs/design.md")
+TOKEN = re.compile(r"tdpmmu1-[A-Za-z0-9_-]+")
+LINKS = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")
+FIRST = re.compile(r"(?P<code>violated: |holds |equal: |different: |tdpmmu: |vacuous: |nothing f)")
+CODES = {"violated: ": 1, "different: ": 1, "tdpmmu: ": 2, "nothing f": 3, "vacuous: ": 4}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command with the output shown below it."""
+
+    where: str
+    command: str
+    output: tuple[str, ...]
+
+    @property
+    def first(self) -> str:
+        """The first line of output that is not an ellipsis."""
+        return next((line for line in self.output if line.strip() not in ("", "...")), "")
+
+    @property
+    def exit_code(self) -> int:
+        """What the output shown says."""
+        match = FIRST.search(self.first)
+        return CODES.get(match["code"], 0) if match else 0
+
+
+def shown_in(name: str) -> list[Shown]:
+    """Every command of a document."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
+        command: str | None = None
+        output: list[str] = []
+        for line in [*block.splitlines(), "$ end"]:
+            if not line.startswith("$ "):
+                output.append(line)
+                continue
+            if command is not None:
+                found.append(Shown(name, command, tuple(output)))
+            command, output = line[2:], []
+    return found
+
+
+COMMANDS = [
+    shown
+    for name in DOCUMENTS
+    for shown in shown_in(name)
+    if shown.command.split() != ["tdpmmu", "check"]
+]
+DISTINCT = sorted({shown.command for shown in COMMANDS if "tdpmmu1-" not in shown.command})
+
+
+def run(command: str) -> tuple[int, str]:
+    """Exit code and output."""
+    words = shlex.split(command)
+    assert words[0] == "tdpmmu", command
+    done = subprocess.run(
+        [sys.executable, "-m", "tdpmmu.cli.main", *words[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@cache
+def results() -> dict[str, tuple[int, str]]:
+    """Every command once, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(DISTINCT, pool.map(run, DISTINCT), strict=True))
+
+
+def without_numbers(line: str) -> str:
+    """What of a line of output has to stay as it is."""
+    return re.sub(r"SP\d+|[\d,]+ (and [\d,]+ )?states|\d+\.\d s", "#", " ".join(line.split()))
+
+
+def test_the_commands_shown_do_what_they_are_shown_to_do() -> None:
+    token = ""
+    done = results()
+    wrong = []
+    for shown in COMMANDS:
+        if "tdpmmu1-" in shown.command:
+            assert token, f"{shown.where}: {shown.command} comes before any token"
+            code, output = run(f"tdpmmu explain {token}")
+            shown_codes = (0,)
+        else:
+            code, output = done[shown.command]
+            found = TOKEN.search(output)
+            token = found[0] if found else token
+            shown_codes = (shown.exit_code,)
+        if code not in shown_codes:
+            wrong.append(f"{shown.where}: {shown.command}: exit code {code}\n{output[:400]}")
+            continue
+        text = without_numbers(output)
+        if without_numbers(shown.first) not in text:
+            wrong.append(f"{shown.where}: {shown.command}: no {shown.first!r} in\n{output[:400]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_there_are_commands_in_the_readme() -> None:
+    kinds = {shown.command.split()[1] for shown in shown_in("README.md")}
+    assert kinds >= {"check", "explain", "compare", "decode", "trace"}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    here = (ROOT / name).parent
+    links = [target for target, _ in LINKS.findall((ROOT / name).read_text())]
+    broken = [one for one in links if ":" not in one and not (here / one).exists()]
+    assert not broken, broken
