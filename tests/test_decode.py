@@ -220,6 +220,32 @@ def test_malformed(fmt: SpteFormat, spte: int, level: int | None, words: str) ->
     assert not well_formed(spte, fmt, level)
 
 
+def test_one_problem_is_named_once() -> None:
+    executable = "a non-leaf without execute permission"
+    assert decode_spte(NPT.nonleaf(7) | 1 << 63, NPT).problems == (executable,)
+    unknown = "KVM sets no bits 3-4 in an npt leaf"
+    assert decode_spte(NPT_4K | 3 << 3, NPT, 1).problems == (unknown,)
+
+
+def test_ept_nonleaf_without_ad_bits_is_well_formed() -> None:
+    spte = EPT.nonleaf(7) & ~EPT.accessed | EPT.ad_disabled
+    assert decode_spte(spte, EPT, 2).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("memory_type", "name"), [(0, "UC"), (1, "WC"), (4, "WT"), (5, "WP"), (6, "WB")]
+)
+def test_memory_types(memory_type: int, name: str) -> None:
+    decoded = decode_spte(EPT_LEAF & ~(15 << 3) | memory_type << 3, EPT, 1)
+    assert (decoded.memory_type, decoded.ignore_pat, decoded.problems) == (name, False, ())
+
+
+def test_zero_is_not_what_6_12_writes() -> None:
+    assert not well_formed(0, NPT)
+    assert well_formed(0, spte_format("npt", "6.1"))
+    assert well_formed(NPT.nonpresent, NPT)
+
+
 def test_phys_bits() -> None:
     spte = NPT.leaf(1 << 35, 1, write=True, execute=True)
     assert decode_spte(spte, NPT, phys_bits=48).problems == ()

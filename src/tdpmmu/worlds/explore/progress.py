@@ -4,7 +4,9 @@ Called when a search has seen everything.  What is looked for is a cycle of turn
 event that is *weakly fair*: a thread which could move all along the cycle does move.  Such a cycle
 lies in a strongly connected part of the graph without its progress edges, and a part holds one
 exactly if every thread either moves inside the part or cannot move in one of its states: the walk
-that visits everything in the part is then fair.
+that visits everything in the part is then fair.  Locks are fairer than that: a thread in line for
+one is not passed for ever (qrwlock and qspinlock are queues), so where one waits, turns that take
+the lock are on no cycle.
 
 Most edges can be told to be on no cycle without looking at a single global state.  A cycle of
 global states is also a closed walk among the shared states, and one among the positions of each
@@ -43,8 +45,9 @@ def check_progress(explorer: Explorer) -> str:
         return result.liveness
     edges = _edges(explorer, _on_local_cycles(explorer))
     for part in _parts(len(explorer.order), edges):
-        if part.fair(explorer):
-            explorer.report(part.counterexample(explorer))
+        fair = part.fair(explorer)
+        if fair is not None:
+            explorer.report(fair.counterexample(explorer))
             break
     result.liveness = "checked"
     return result.liveness
@@ -214,7 +217,7 @@ def _entry(explorer: Explorer, thread: int, key: int) -> object:
 # --- a part of the graph in which everything can be reached again and again -----------------------
 
 
-def _parts(states: int, edges: list[Edge]) -> Iterable[Part]:
+def _parts(states: int, edges: list[Edge], free: frozenset[str] = frozenset()) -> Iterable[Part]:
     """The parts that have a cycle, the one that is reached soonest first."""
     if not edges:
         return ()
@@ -232,17 +235,18 @@ def _parts(states: int, edges: list[Edge]) -> Iterable[Part]:
         if component == of[small[edge[2]]]:
             part = parts.get(component)
             if part is None:
-                part = parts[component] = Part()
+                part = parts[component] = Part(free)
             part.add(edge)
     return sorted(parts.values(), key=Part.start)
 
 
 class Part:
-    """The edges inside one strongly connected component."""
+    """The edges inside one strongly connected component; nobody takes a lock of ``free`` there."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: frozenset[str]) -> None:
         self.edges: dict[int, list[Edge]] = {}
         self.movers: set[int] = set()
+        self.free = free
 
     def add(self, edge: Edge) -> None:
         """One more edge inside."""
@@ -253,50 +257,41 @@ class Part:
         """The state inside that is reached in the fewest turns (the numbers are breadth first)."""
         return min(self.edges)
 
-    def fair(self, explorer: Explorer) -> bool:
-        """Whether each thread moves inside, or cannot move in one of its states.
-
-        One that waits for a lock is passed by nobody: locks are fair (qrwlock and qspinlock queue).
-        So where others take that lock again and again, it is not for the lock that it waits.
-        """
-        return all(
-            thread in self.movers or self._patient(explorer, thread)
-            for thread in range(len(explorer.machine.threads))
-        )
-
-    def _patient(self, explorer: Explorer, thread: int) -> bool:
-        """Whether a thread that never moves inside has no right to."""
-        state = self.start()
-        _, positions = explorer.unpack(explorer.order[state])
-        op = explorer.positions[thread].op(positions[thread])
-        lock = None if op is None else op.waits_in_line_for
-        if lock is not None:
-            return not any(
-                type(event) is LockTaken and event.lock == lock
-                for edges in self.edges.values()
-                for edge in edges
-                for event in _turn(explorer, edge).events
-            )
-        return not self._always(explorer, thread)
-
-    def _always(self, explorer: Explorer, thread: int) -> bool:
-        """Whether a thread could move in every state."""
-        return all(can_move(explorer, thread, n) for n in self.edges)
+    def fair(self, explorer: Explorer) -> Part | None:
+        """What can go on for ever: all of it, a part of it, or nothing."""
+        _, positions = explorer.unpack(explorer.order[self.start()])
+        wanted: set[str] = set()
+        for thread, position in enumerate(positions):
+            if thread in self.movers or explorer.machine.threads[thread].alone:
+                continue
+            if all(can_move(explorer, thread, state) for state in self.edges):
+                return None
+            op = explorer.positions[thread].op(position)
+            if op is not None and op.waits_in_line_for is not None:
+                wanted.add(op.waits_in_line_for)
+        free = self.free | wanted
+        if free == self.free:
+            return self
+        edges = [edge for edges in self.edges.values() for edge in edges]
+        left = [edge for edge in edges if _turns(explorer, edge, free)]
+        if len(left) == len(edges):
+            self.free = free
+            return self
+        inside = (part.fair(explorer) for part in _parts(len(explorer.order), left, free))
+        return next((part for part in inside if part is not None), None)
 
     def counterexample(self, explorer: Explorer) -> Counterexample:
         """The way to the part, once around in it, and a sentence."""
         start = self.start()
         around = self._around(explorer, start)
-        turns = explorer.path(start) + [_turn(explorer, edge) for edge in around]
+        turns = explorer.path(start) + [_turns(explorer, edge, self.free)[0] for edge in around]
         sentence = _sentence(explorer, start, {thread for thread, _, _ in around})
         return Counterexample(NAME, HARM, sentence, turns, start)
 
     def _around(self, explorer: Explorer, start: int) -> list[Edge]:
         """A closed walk from ``start`` that is fair."""
         threads = range(len(explorer.machine.threads))
-        # Who is passed by in a queue for a lock need not be waited for.
-        due = [t for t in threads if t in self.movers or not self._always(explorer, t)]
-        owed = {t for t in due if can_move(explorer, t, start)}
+        owed = {t for t in threads if can_move(explorer, t, start)}
         walk: list[Edge] = []
         while owed:
 
@@ -345,22 +340,22 @@ def can_move(explorer: Explorer, thread: int, state: int) -> bool:
     return explorer.turns.can_move(explorer.shared[number], thread, positions[thread])
 
 
-def _turn(explorer: Explorer, edge: Edge) -> Turn:
-    """The turn of an edge: the one without progress, should there be two."""
+def _turns(explorer: Explorer, edge: Edge, free: frozenset[str]) -> list[Turn]:
+    """The turns of an edge, there may be several: without progress, harm or taking those locks."""
     thread, before, after = edge
     number, positions = explorer.unpack(explorer.order[before])
     number_after, positions_after = explorer.unpack(explorer.order[after])
     target = explorer.shared[number_after]
-    for turn in explorer.turns.take(explorer.shared[number], thread, positions[thread]):
-        if (
-            not turn.progress
-            and turn.failure is None
-            and turn.position == positions_after[thread]
-            and turn.shared == target
-            and all(ghost.kind != HARM for ghost, _ in turn.violations)
-        ):
-            return turn
-    raise LookupError("no turn leads there")
+    return [
+        turn
+        for turn in explorer.turns.take(explorer.shared[number], thread, positions[thread])
+        if not turn.progress
+        and turn.failure is None
+        and turn.position == positions_after[thread]
+        and turn.shared == target
+        and all(ghost.kind != HARM for ghost, _ in turn.violations)
+        and not any(type(event) is LockTaken and event.lock in free for event in turn.events)
+    ]
 
 
 def _sentence(explorer: Explorer, state: int, movers: set[int]) -> str:
