@@ -7,7 +7,14 @@ from typing import Any
 
 from tdpmmu.properties.catalogue import attach
 from tdpmmu.scenarios.base import Built
-from tdpmmu.worlds.explore.engine import Budget, Counterexample, Exploration, Progress, explore
+from tdpmmu.worlds.explore.engine import (
+    Budget,
+    Counterexample,
+    Exploration,
+    Progress,
+    explore,
+    no_collection,
+)
 from tdpmmu.worlds.explore.progress import check_progress
 
 HOLDS, VIOLATED, BUDGET, VACUOUS = "holds", "violated", "budget", "vacuous"
@@ -84,10 +91,13 @@ def ask(
     from tdpmmu.scenarios.token import make
 
     built = question.build()
-    explorer = explore(built.machine, reduce=reduce, budget=budget, first=first, progress=progress)
-    result = explorer.result
-    if question.properties in ("all", "harm"):
-        result.liveness = check_progress(explorer)
+    with no_collection():
+        explorer = explore(
+            built.machine, reduce=reduce, budget=budget, first=first, progress=progress
+        )
+        result = explorer.result
+        if question.properties in ("all", "harm"):
+            result.liveness = check_progress(explorer)
     if question.properties == "discipline":
         result.violations = [found for found in result.violations if found.kind != "harm"]
     if result.violations:

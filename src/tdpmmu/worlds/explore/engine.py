@@ -15,7 +15,8 @@ from __future__ import annotations
 import gc
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from resource import RUSAGE_SELF, getrusage
@@ -82,6 +83,18 @@ class Exploration:
     mistrusted: tuple[str, ...] = ()
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without the cyclic garbage collector: the tables only grow, and hold no cycles."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 Progress = Callable[["Explorer"], None]
 
 INTERRUPTED = "interrupted"
@@ -143,13 +156,10 @@ class Explorer:
         """Search breadth first until everything is seen, or the budget is used up."""
         began = time.monotonic()
         result = self.result
-        collecting = gc.isenabled()
-        gc.disable()  # the tables only grow, and hold no cycles
         try:
-            self._search(began)
+            with no_collection():
+                self._search(began)
         finally:
-            if collecting:
-                gc.enable()
             result.states = len(self.order)
             result.shared = len(self.shared)
             result.positions = [len(p) for p in self.positions]
