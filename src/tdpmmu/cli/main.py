@@ -8,7 +8,7 @@ import typer
 
 from tdpmmu.cli.check import check
 from tdpmmu.cli.compare import compare
-from tdpmmu.cli.decode import decode
+from tdpmmu.cli.decode import CONTEXT_SETTINGS, decode
 from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.explain import explain
 from tdpmmu.cli.kernels import kernels
@@ -24,7 +24,7 @@ app = typer.Typer(
 app.command()(check)
 app.command()(explain)
 app.command()(compare)
-app.command()(decode)
+app.command(context_settings=CONTEXT_SETTINGS)(decode)
 app.command()(kernels)
 app.add_typer(trace_app, name="trace")
 
