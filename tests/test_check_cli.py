@@ -30,9 +30,9 @@ from tdpmmu.mmu.notifier import Notifier
 
 
 class Careless(Notifier):
-    async def invalidate_range_end(self) -> None:
+    async def invalidate_range_end(self, start: int, end: int) -> None:
         await self.note(1, await Read(self.kvm.mmu_notifier_seq))
-        await super().invalidate_range_end()
+        await super().invalidate_range_end(start, end)
 
     async def note(self, one: int, seq: int) -> None:
         await Read(self.kvm.mmu_notifier_seq)
@@ -43,7 +43,7 @@ from tdpmmu.mmu.notifier import Notifier
 
 
 class Raises(Notifier):
-    async def invalidate_range_end(self) -> None:
+    async def invalidate_range_end(self, start: int, end: int) -> None:
         raise KeyError("no such range")
 """
 

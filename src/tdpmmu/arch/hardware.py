@@ -40,7 +40,8 @@ Entry = tuple[int, int, int, int]
 class VcpuCells:
     """What other CPUs can see of a vCPU, and what its own CPU may hold.
 
-    A *parked* vCPU will never enter the guest again but keeps its TLB and its roots.
+    A *parked* vCPU will never enter the guest again but keeps its TLB and its roots.  ``pool`` is
+    where it allocates page tables from.
     """
 
     __slots__ = (
@@ -54,6 +55,8 @@ class VcpuCells:
         "number",
         "owes",
         "parked",
+        "pool",
+        "reload",
         "request",
         "thread",
     )
@@ -61,11 +64,13 @@ class VcpuCells:
     def __init__(self, layout: Layout, number: int, *, parked: bool) -> None:
         self.number = number
         self.thread: int | None = None
+        self.pool = 0
         chunk = layout.chunk(f"vCPU{number}")
         name = f"vCPU{number}"
         self.parked = layout.cell(f"{name}.parked", parked, chunk=chunk)
         self.mode = layout.cell(f"{name}.mode", OUTSIDE, chunk=chunk)
         self.request = layout.cell(f"{name}.KVM_REQ_TLB_FLUSH", False, chunk=chunk)
+        self.reload = layout.cell(f"{name}.KVM_REQ_MMU_FREE_OBSOLETE_ROOTS", False, chunk=chunk)
         self.ipi = layout.cell(f"{name}.ipi", False, chunk=chunk)
         self.faulting = layout.cell(f"{name}.faulting", False, chunk=chunk)
         self.checked = layout.cell(f"{name}.checked", False, chunk=chunk)
@@ -176,6 +181,9 @@ class Hardware:
         loaded = step[vcpu.loaded]
         if not loaded or (step[vcpu.request] and not step[vcpu.in_guest]):
             return
+        if step[vcpu.reload] and not step[vcpu.in_guest]:
+            # It changes its root before it enters, which flushes.
+            loaded = tuple(n for n in loaded if not step[self.page_by_number[n].invalid])
         for entry in sorted(step[vcpu.held]):
             if entry[0] in loaded:
                 yield entry
@@ -438,7 +446,8 @@ class ExitRequested(Op):
     vcpu: VcpuCells
 
     def apply(self, step: Step, alternative: int) -> bool:
-        requested = bool(step[self.vcpu.request] or step[self.vcpu.mode] == EXITING)
+        vcpu = self.vcpu
+        requested = bool(step[vcpu.request] or step[vcpu.reload] or step[vcpu.mode] == EXITING)
         step[self.vcpu.checked] = not requested
         return requested
 
@@ -448,6 +457,56 @@ class ExitRequested(Op):
 
     def describe(self) -> str:
         return "kvm_vcpu_exit_request()"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReload(Op):
+    """``kvm_make_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, vcpu)`` (``..._RELOAD`` to 5.17)."""
+
+    vcpu: VcpuCells
+
+    def apply(self, step: Step, alternative: int) -> None:
+        step[self.vcpu.reload] = True
+
+    def describe(self) -> str:
+        return f"KVM_REQ_MMU_FREE_OBSOLETE_ROOTS for vCPU{self.vcpu.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class TestAndClearReload(Op):
+    """``kvm_check_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, vcpu)``."""
+
+    vcpu: VcpuCells
+
+    def apply(self, step: Step, alternative: int) -> bool:
+        if not step[self.vcpu.reload]:
+            return False
+        step[self.vcpu.reload] = False
+        return True
+
+    def mover(self, step: Step) -> str:
+        # Only this vCPU clears it: what is not set was not set before.
+        return NEITHER if step[self.vcpu.reload] else LEFT
+
+    def describe(self) -> str:
+        return "kvm_check_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)"
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentRoot(Op):
+    """``vcpu->arch.mmu->root.hpa``, by page number; -1 without a root."""
+
+    vcpu: VcpuCells
+
+    def apply(self, step: Step, alternative: int) -> int:
+        loaded = step[self.vcpu.loaded]
+        return loaded[0] if loaded else -1
+
+    def mover(self, step: Step) -> str:
+        return BOTH
+
+    def describe(self) -> str:
+        return "vcpu->arch.mmu->root"
 
 
 @dataclass(frozen=True, slots=True)

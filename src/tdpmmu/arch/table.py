@@ -58,6 +58,7 @@ class TablePage:
         "entries",
         "hardware",
         "header",
+        "invalid",
         "name",
         "number",
         "nx_huge_page_disallowed",
@@ -76,6 +77,7 @@ class TablePage:
         sptes: Guard,
         flags: Guard,
         refcount: Guard,
+        invalid: Guard,
     ) -> None:
         self.number = number
         self.name = f"SP{number}"
@@ -90,6 +92,9 @@ class TablePage:
         )
         self.root_count = layout.cell(
             f"{self.name}.root_count", 0, chunk=chunk, guard=refcount, page=self
+        )
+        self.invalid = layout.cell(
+            f"{self.name}.role.invalid", False, chunk=chunk, guard=invalid, page=self
         )
         self.entries = tuple(
             layout.cell(f"{self.name}[{i}]", empty, chunk=chunk, guard=sptes, page=self)
@@ -122,6 +127,7 @@ class TablePage:
         step.emit(PageFreed(self.name, self.pfn, root))
         step[self.header] = None
         step[self.nx_huge_page_disallowed] = False
+        step[self.invalid] = False
         for cell in self.entries:
             step[cell] = self.hardware.format.nonpresent
 

@@ -261,3 +261,12 @@ class TornDown(Event):
     """The VM is gone; ``leaked`` are the page table pages nobody freed."""
 
     leaked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemslotGone(Event):
+    """``kvm_arch_flush_shadow_memslot`` returned for the slot at ``gfn``, ``pages`` long."""
+
+    as_id: int
+    gfn: int
+    pages: int

@@ -80,6 +80,11 @@ class RwLock:
         """``lockdep_assert_held_read``."""
         await AssertHeld(self, "read")
 
+    async def held_for_write(self) -> bool:
+        """What the kernel passes on as ``shared``, the other way round."""
+        held: bool = await HeldForWrite(self)
+        return held
+
     def held_write(self, step: Step) -> bool:
         """Whether the running thread is the writer."""
         return bool(step[self.writer] == step.thread)
@@ -200,6 +205,22 @@ class AssertHeld(Op):
 
     def describe(self) -> str:
         return f"lockdep_assert_held_{self.mode}({self.lock.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldForWrite(Op):
+    """In which mode the running thread holds the lock."""
+
+    lock: RwLock
+
+    def apply(self, step: Step, alternative: int) -> bool:
+        return self.lock.held_write(step)
+
+    def mover(self, step: Step) -> str:
+        return BOTH
+
+    def describe(self) -> str:
+        return f"{self.lock.name} is held for write?"
 
 
 class SpinLock:
@@ -372,25 +393,47 @@ class UnderEitherMode(Guard):
 class UnderSpinOrWrite(Guard):
     """Touched under the write lock, or under the read lock together with a spinlock.
 
-    With ``lockless_reads`` it may be looked at without either.
+    With ``lockless_reads`` it may be looked at without either, as long as any thread is ``alive``.
     """
 
-    def __init__(self, lock: RwLock, spin: SpinLock, *, lockless_reads: bool = False) -> None:
+    def __init__(
+        self,
+        lock: RwLock,
+        spin: SpinLock,
+        *,
+        lockless_reads: bool = False,
+        alive: Cell | None = None,
+    ) -> None:
         super().__init__(f"{spin.name} or {lock.name} for write")
         self.lock = lock
         self.spin = spin
         self.lockless_reads = lockless_reads
+        self.alive = alive
 
     def nobody_writes(self, step: Step) -> bool:
         return self.allows(step, True)
 
     def nobody_looks(self, step: Step) -> bool:
-        return not self.lockless_reads and self.allows(step, True)
+        if self.lockless_reads and (self.alive is None or step[self.alive]):
+            return False
+        return self.allows(step, True)
 
     def allows(self, step: Step, write: bool) -> bool:
         if self.lock.held_write(step) or (self.lockless_reads and not write):
             return True
         return self.spin.held_write(step) and self.lock.held_read(step)
+
+
+class Unchanged(Guard):
+    """The assumption that a cell never changes; the first write breaks it."""
+
+    def nobody_writes(self, step: Step) -> bool:
+        return True
+
+    def allows(self, step: Step, write: bool) -> bool:
+        if write:
+            step.broken.append(self)
+        return True
 
 
 class UnderSpin(Guard):

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from tdpmmu.arch.spte import Access
+from tdpmmu.mmu.kvm import Memslot
 
 RET_PF_RETRY, RET_PF_FIXED, RET_PF_SPURIOUS = "RET_PF_RETRY", "RET_PF_FIXED", "RET_PF_SPURIOUS"
+RET_PF_EMULATE = "RET_PF_EMULATE"
+"""The access is done by KVM or by userspace: no slot, a read-only one, or a write that is tracked.
+"""
 
 
 class Fault:
@@ -15,7 +19,12 @@ class Fault:
     position_fields: ClassVar[tuple[str, ...]] = (
         "gfn",
         "pfn",
+        "write",
         "execute",
+        "slot",
+        "generation",
+        "map_writable",
+        "wrprot",
         "root",
         "as_id",
         "pool",
@@ -29,7 +38,12 @@ class Fault:
     def __init__(self, gfn: int, access: Access, root: int, as_id: int, pool: int) -> None:
         self.gfn = gfn
         self.pfn = 0
+        self.write = access is Access.WRITE
         self.execute = access is Access.EXEC
+        self.slot: Memslot | None = None
+        self.generation = 0
+        self.map_writable = True
+        self.wrprot = False
         self.root = root
         self.as_id = as_id
         self.pool = pool

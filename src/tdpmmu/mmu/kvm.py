@@ -14,7 +14,9 @@ from tdpmmu.arch.table import TablePage
 from tdpmmu.kernel.locks import (
     RwLock,
     SpinLock,
+    Unchanged,
     UnderEitherMode,
+    UnderSpin,
     UnderSpinOrWrite,
     UnderWriteLock,
     Visitors,
@@ -28,12 +30,46 @@ NO_RANGE = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class Memslot:
+    """``struct kvm_memory_slot``: gfns ``[base_gfn, base_gfn + npages)`` of one address space.
+
+    ``hva`` is the host page behind ``base_gfn``; ``log`` says ``KVM_MEM_LOG_DIRTY_PAGES``.
+    """
+
+    base_gfn: int
+    npages: int
+    as_id: int = 0
+    hva: int = 0
+    log: bool = False
+    readonly: bool = False
+    invalid: bool = False
+
+    def covers(self, gfn: int) -> bool:
+        """Whether a gfn lies in it."""
+        return self.base_gfn <= gfn < self.base_gfn + self.npages
+
+
+@dataclass(frozen=True, slots=True)
+class Memslots:
+    """``struct kvm_memslots`` of one address space."""
+
+    generation: int
+    slots: tuple[Memslot, ...]
+
+    def find(self, gfn: int) -> Memslot | None:
+        """``__gfn_to_memslot``."""
+        return next((slot for slot in self.slots if slot.covers(gfn)), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What a VM is made of.
 
     ``pools``: page table pages that each thread may allocate, the thread that builds the first
     state last.  ``huge_level``: the level of the host's mapping of guest memory (2: 2 MiB pages).
     ``ranged_flush``: TLB flushes of a range are honoured (Hyper-V) instead of flushing everything.
+    ``slots``: the memslots of both address spaces; without any, one maps everything in each.
+    ``options``: further properties of the VM, by the name under which a feature looks for them.
     ``lockless_nx_flag``: the kernel looks at ``nx_huge_page_disallowed`` without a lock (6.2 on).
     """
 
@@ -49,6 +85,8 @@ class Config:
     recovery_ratio: int = 1
     queued_locks: bool = False
     lockless_nx_flag: bool = False
+    slots: tuple[Memslot, ...] | None = None
+    options: frozenset[str] = frozenset()
 
 
 class Kvm:
@@ -71,9 +109,16 @@ class Kvm:
         self.rcu = Rcu(layout, "rcu", config.threads, chunk=layout.chunk("rcu"))
         self.srcu = Rcu(layout, "srcu", config.threads, chunk=layout.chunk("srcu"), sleepable=True)
 
+        self.alive = layout.cell("threads alive", 0)
         write = UnderWriteLock(self.mmu_lock)
         pages_lock = UnderSpinOrWrite(self.mmu_lock, self.tdp_mmu_pages_lock)
-        self.tdp_mmu_roots = layout.cell("tdp_mmu_roots", (), guard=write)
+        self.tdp_mmu_roots = layout.cell(
+            "tdp_mmu_roots",
+            (),
+            guard=UnderSpinOrWrite(
+                self.mmu_lock, self.tdp_mmu_pages_lock, lockless_reads=True, alive=self.alive
+            ),
+        )
         self.tdp_mmu_pages = layout.cell("tdp_mmu_pages", frozenset(), guard=pages_lock)
         self.active_mmu_pages = layout.cell("active_mmu_pages", (), guard=write)
         self.lpage_disallowed_mmu_pages = layout.cell(
@@ -98,7 +143,25 @@ class Kvm:
             0,
             guard=UnderWriteLock(self.mmu_lock, lockless_reads=True),
         )
-        self.alive = layout.cell("threads alive", 0)
+        self.memslots_change = Unchanged("memslots do not change")
+        slots = config.slots
+        if slots is None:
+            slots = tuple(Memslot(0, config.geometry.max_gfn, as_id) for as_id in (0, 1))
+        self.memslots = tuple(
+            layout.cell(
+                f"memslots[{as_id}]",
+                Memslots(as_id, tuple(slot for slot in slots if slot.as_id == as_id)),
+                guard=self.memslots_change,
+            )
+            for as_id in (0, 1)
+        )
+        self.slots_lock = SpinLock(layout, "slots_lock", chunk=layout.chunk("slots_lock"))
+        self.mn_invalidate_lock = SpinLock(
+            layout, "mn_invalidate_lock", chunk=layout.chunk("mn_invalidate_lock")
+        )
+        self.mn_active_invalidate_count = layout.cell(
+            "mn_active_invalidate_count", 0, guard=UnderSpin(self.mn_invalidate_lock)
+        )
         chunk = layout.chunk("rmap")
         self.rmap = tuple(
             layout.cell(f"rmap[{gfn:#x}]", (), chunk=chunk, guard=write)
@@ -135,6 +198,7 @@ class Kvm:
                     sptes=sptes,
                     flags=nx_flag,
                     refcount=counts,
+                    invalid=write,
                 )
                 self.hardware.page_by_number[page.number] = page
                 self.pages.append(page)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.hardware import CurrentRoot, VcpuCells
 from tdpmmu.arch.spte import Access
 from tdpmmu.events.records import FaultFixed
 from tdpmmu.kernel.locks import Sleep
 from tdpmmu.machine.op import LEFT, NEITHER, Emit, Op, Read, Step
 from tdpmmu.machine.state import Cell
-from tdpmmu.mmu.fault import RET_PF_RETRY, Fault
+from tdpmmu.mmu.fault import RET_PF_EMULATE, RET_PF_RETRY, Fault
 from tdpmmu.mmu.kvm import Kvm
 from tdpmmu.mmu.tdp_map import TdpMap
 
@@ -39,8 +39,23 @@ class PageFault(TdpMap):
     def hugepage_adjust(self, fault: Fault) -> None:
         """``kvm_mmu_hugepage_adjust``: the level the host allows, 4K for a fetch under NX."""
         fault.huge_page_disallowed = fault.execute and self.kvm.config.nx_huge_pages
-        fault.req_level = self.kvm.config.huge_level
+        fault.req_level = self.max_mapping_level(fault)
         fault.goal_level = 1 if fault.huge_page_disallowed else fault.req_level
+
+    def max_mapping_level(self, fault: Fault) -> int:
+        """``kvm_mmu_max_mapping_level``: what slot and host allow; 4K for a slot that is logged."""
+        slot = fault.slot
+        if slot is None or slot.log:
+            return 1
+        level = self.kvm.config.huge_level
+        while level > 1:
+            pages = self.kvm.geometry.pages(level)
+            start = self.kvm.geometry.round(fault.gfn, level)
+            inside = slot.covers(start) and slot.covers(start + pages - 1)
+            if inside and (slot.hva - slot.base_gfn) % pages == 0:
+                break
+            level -= 1
+        return level
 
     async def notifier_retry(self, fault: Fault) -> bool:
         """``mmu_notifier_retry_hva``: the host's page table may have changed since it was read."""
@@ -52,19 +67,64 @@ class PageFault(TdpMap):
         seq: int = await Read(kvm.mmu_notifier_seq)
         return seq != fault.mmu_seq
 
+    async def page_fault_handle_page_track(self, fault: Fault) -> bool:
+        """``page_fault_handle_page_track``: a write to a tracked gfn is emulated."""
+        return False
+
+    async def fast_page_fault(self, vcpu: VcpuCells, fault: Fault) -> str:
+        """``fast_page_fault``: a ``RET_PF_*`` if the fault could be fixed without ``mmu_lock``."""
+        return ""
+
+    async def faultin_pfn(self, vcpu: VcpuCells, fault: Fault) -> str:
+        """``kvm_faultin_pfn``: slot and host page; a ``RET_PF_*`` if there is nothing to map."""
+        slots = await Read(self.kvm.memslots[fault.as_id])
+        fault.generation = slots.generation
+        fault.slot = slots.find(fault.gfn)
+        slot = fault.slot
+        if slot is None:
+            return await self.handle_noslot_fault(vcpu, fault)
+        if slot.invalid:
+            return RET_PF_RETRY
+        if slot.readonly:
+            if fault.write:
+                return RET_PF_EMULATE
+            fault.map_writable = False
+        page = slot.hva + fault.gfn - slot.base_gfn
+        fault.pfn = await self.kvm.memory.get_user_page(page, vcpu.faulting)
+        return ""
+
+    async def handle_noslot_fault(self, vcpu: VcpuCells, fault: Fault) -> str:
+        """``kvm_handle_noslot_fault``: emulated MMIO; an MMIO SPTE is still to be installed."""
+        return ""
+
+    async def is_page_fault_stale(self, vcpu: VcpuCells, fault: Fault) -> bool:
+        """``is_page_fault_stale``; before 5.16 only an invalidation makes a fault stale."""
+        return fault.slot is not None and await self.notifier_retry(fault)
+
     async def direct_page_fault(
-        self, vcpu: VcpuCells, gfn: int, access: Access, root: int, as_id: int, pool: int
+        self, vcpu: VcpuCells, gfn: int, access: Access, as_id: int, pool: int
     ) -> str:
         """``direct_page_fault``: find the host's page, then map it under ``mmu_lock`` for read."""
         kvm = self.kvm
+        root = await CurrentRoot(vcpu)
         fault = Fault(gfn, access, root, as_id, pool)
+        if await self.page_fault_handle_page_track(fault):
+            await Emit(FaultFixed(vcpu.number, gfn, RET_PF_EMULATE))
+            return RET_PF_EMULATE
+        result = await self.fast_page_fault(vcpu, fault)
+        if result:
+            await Emit(FaultFixed(vcpu.number, gfn, result))
+            return result
         await Sleep("mmu_topup_memory_caches")
         fault.mmu_seq = await SnapshotSeq(kvm, vcpu.faulting)
         await Sleep("try_async_pf")
-        fault.pfn = await kvm.memory.get_user_page(gfn, vcpu.faulting)
+        result = await self.faultin_pfn(vcpu, fault)
+        if result:
+            await Emit(FaultFixed(vcpu.number, gfn, result))
+            return result
         await kvm.mmu_lock.read_lock()
         result = RET_PF_RETRY
-        if not await self.notifier_retry(fault):
+        if not await self.is_page_fault_stale(vcpu, fault):
             self.hugepage_adjust(fault)
             result = await self.tdp_mmu_map(fault)
         await kvm.mmu_lock.read_unlock()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdpmmu.arch.hardware import FlushOwnTlb, LoadRoot, VcpuCells
+from tdpmmu.arch.hardware import CurrentRoot, FlushOwnTlb, LoadRoot, VcpuCells
 from tdpmmu.arch.table import Allocate, FreeNow, Header, ReadHeader, SetPrivate, TablePage
 from tdpmmu.events.records import Refcount
 from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read
@@ -18,7 +18,7 @@ class Roots(TdpZap):
         await kvm.mmu_lock.write_lock()
         for root in await Read(kvm.tdp_mmu_roots):
             header = await ReadHeader(root)
-            if header.as_id == as_id:
+            if header.as_id == as_id and not await Read(root.invalid):
                 await self.get_root(root)
                 await kvm.mmu_lock.write_unlock()
                 return root  # type: ignore[no-any-return]
@@ -26,10 +26,15 @@ class Roots(TdpZap):
         root = await Allocate(
             kvm.pools[pool], Header(0, levels, levels, as_id, 0, tdp=True), root=True
         )
-        await SetPrivate(root.root_count, 1)
+        count = await self.new_root_count()
+        await SetPrivate(root.root_count, count)
         await ListAdd(kvm.tdp_mmu_roots, root)
         await kvm.mmu_lock.write_unlock()
         return root  # type: ignore[no-any-return]
+
+    async def new_root_count(self) -> int:
+        """The references that a new root starts with."""
+        return 1
 
     async def get_root(self, root: TablePage) -> None:
         """``kvm_mmu_get_root``."""
@@ -74,3 +79,19 @@ class Roots(TdpZap):
         """``kvm_mmu_load``: use ``root``, after a local flush of what an earlier life left."""
         await LoadRoot(vcpu, (root.number,))
         await FlushOwnTlb(vcpu)
+
+    async def reload_root(self, vcpu: VcpuCells) -> None:
+        """``kvm_mmu_free_obsolete_roots``, then ``kvm_mmu_load`` if the root was one."""
+        kvm = self.kvm
+        number = await CurrentRoot(vcpu)
+        root = kvm.hardware.page_by_number[number]
+        await kvm.mmu_lock.write_lock()
+        if not await Read(root.invalid):
+            await kvm.mmu_lock.write_unlock()
+            return
+        header = await ReadHeader(root)
+        await LoadRoot(vcpu, ())
+        await self.put_root(root)
+        await kvm.mmu_lock.write_unlock()
+        fresh = await self.get_vcpu_root(vcpu.pool, header.as_id)
+        await self.load_root(vcpu, fresh)

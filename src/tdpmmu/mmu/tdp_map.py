@@ -5,7 +5,13 @@ from __future__ import annotations
 from tdpmmu.arch.table import Allocate, FreeUnused, Header, ReadSpte, TablePage
 from tdpmmu.events.records import PageLinked
 from tdpmmu.machine.op import Emit
-from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, Fault
+from tdpmmu.mmu.fault import (
+    RET_PF_EMULATE,
+    RET_PF_FIXED,
+    RET_PF_RETRY,
+    RET_PF_SPURIOUS,
+    Fault,
+)
 from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.mmu.tdp_mmu import TdpMmu
 
@@ -29,8 +35,18 @@ class TdpMap(TdpMmu):
         first = self.kvm.geometry.round(gfn, level)
         execute = level == 1 or not self.kvm.config.nx_huge_pages
         return self.kvm.format.leaf(
-            fault.pfn - (fault.gfn - first), level, write=True, execute=execute
+            fault.pfn - (fault.gfn - first),
+            level,
+            write=fault.map_writable,
+            execute=execute,
+            host_writable=fault.map_writable,
         )
+
+    async def make_spte(self, fault: Fault, it: TdpIter) -> int:
+        """``make_spte`` / ``make_mmio_spte``: the SPTE for ``it``; may set ``fault.wrprot``."""
+        if fault.slot is None:
+            return self.kvm.format.mmio(it.gfn, fault.generation)
+        return self.leaf_spte(fault, it.level, it.gfn)
 
     def disallowed_hugepage_adjust(self, fault: Fault, spte: int, level: int) -> None:
         """``disallowed_hugepage_adjust``: a table is where a huge page was wanted: go below."""
@@ -80,9 +96,15 @@ class TdpMap(TdpMmu):
 
     async def map_target_level(self, fault: Fault, it: TdpIter) -> str:
         """``tdp_mmu_map_handle_target_level``: the leaf itself."""
-        new = self.leaf_spte(fault, it.level, it.gfn)
+        new = await self.make_spte(fault, it)
         if new == it.old_spte:
-            return RET_PF_SPURIOUS
+            return self.map_result(fault, RET_PF_SPURIOUS)
         if not await self.set_spte_atomic(it, new):
             return RET_PF_RETRY
-        return RET_PF_FIXED
+        return self.map_result(fault, RET_PF_FIXED)
+
+    def map_result(self, fault: Fault, result: str) -> str:
+        """What the fault handler returns once the SPTE is as it should be."""
+        if fault.slot is None or (fault.wrprot and fault.write):
+            return RET_PF_EMULATE
+        return result

@@ -63,7 +63,7 @@ class TdpZap(ShadowMmu):
         if old == new:
             return
         if not was_present and not is_present:
-            if not spte.is_frozen(new):
+            if not (spte.is_frozen(new) or spte.is_mmio(old) or spte.is_mmio(new)):
                 await Emit(Warned("a non-present SPTE was replaced by another one"))
             return
         if was_present and not was_leaf and (pfn_changed or not is_present):
@@ -135,7 +135,14 @@ class TdpZap(ShadowMmu):
         """The forward-progress rule: the walk has got further since it last yielded."""
         return it.next_last_level_gfn != it.yielded_gfn
 
-    async def iter_cond_resched(self, it: TdpIter, flush: bool) -> bool:
+    async def break_lock(self, shared: bool) -> None:
+        """``cond_resched_rwlock_read`` or ``_write``."""
+        if shared:
+            await self.kvm.mmu_lock.cond_resched_read()
+        else:
+            await self.kvm.mmu_lock.cond_resched_write()
+
+    async def iter_cond_resched(self, it: TdpIter, flush: bool, shared: bool = False) -> bool:
         """``tdp_mmu_iter_cond_resched``: true if it yielded, and the walk starts at the root
         again.
         """
@@ -146,7 +153,7 @@ class TdpZap(ShadowMmu):
         await self.kvm.rcu.read_unlock()
         if flush:
             await self.flush_remote_tlbs()
-        await self.kvm.mmu_lock.cond_resched_write()
+        await self.break_lock(shared)
         await self.kvm.rcu.read_lock()
         await Emit(Yielded("tdp_mmu_iter_cond_resched"))
         await it.start()

@@ -13,6 +13,7 @@ from tdpmmu.arch.hardware import (
     FlushOwnTlb,
     Park,
     SetMode,
+    TestAndClearReload,
     TestAndClearRequest,
     VcpuCells,
     VmEnter,
@@ -20,14 +21,17 @@ from tdpmmu.arch.hardware import (
 )
 from tdpmmu.arch.spte import Access
 from tdpmmu.machine.op import Choose
-from tdpmmu.mmu.notifier import Notifier
+from tdpmmu.mmu.fault import RET_PF_EMULATE
+from tdpmmu.mmu.memslots import MemslotUpdates
 
 
-class Vcpu(Notifier):
+class Vcpu(MemslotUpdates):
     """The loop of ``KVM_RUN``."""
 
     async def enter_guest(self, vcpu: VcpuCells) -> bool:
         """``vcpu_enter_guest`` up to VMRUN; false if a request came in the window before it."""
+        if await TestAndClearReload(vcpu):
+            await self.reload_root(vcpu)
         if await TestAndClearRequest(vcpu):
             await FlushOwnTlb(vcpu)
         await SetMode(self.kvm.hardware, vcpu, IN_GUEST)
@@ -45,10 +49,41 @@ class Vcpu(Notifier):
         await SetMode(self.kvm.hardware, vcpu, OUTSIDE)
         await self.kvm.srcu.read_lock()
 
+    async def vcpu_access(
+        self,
+        vcpu: VcpuCells,
+        as_id: int,
+        pool: int,
+        gfns: tuple[int, ...],
+        kinds: tuple[Access, ...],
+    ) -> None:
+        """One guest access to any of ``gfns`` in any of ``kinds``, with the faults it takes."""
+        gfn = -1
+        access = kinds[0]
+        while True:
+            if not await self.enter_guest(vcpu):
+                continue
+            if gfn < 0:
+                gfn = await Choose("gfn", gfns)
+                access = await Choose("access", kinds)
+            outcome = await AccessMemory(self.kvm.hardware, vcpu, gfn, access)
+            await self.leave_guest(vcpu)
+            if outcome == HIT:
+                return
+            if outcome == KICKED:
+                continue
+            assert outcome == FAULT
+            result = await self.direct_page_fault(vcpu, gfn, access, as_id, pool)
+            if result == RET_PF_EMULATE:
+                await self.emulate(vcpu, as_id, gfn, access)
+                return
+
+    async def emulate(self, vcpu: VcpuCells, as_id: int, gfn: int, access: Access) -> None:
+        """``x86_emulate_instruction``: KVM or userspace does the access for the guest."""
+
     async def run_vcpu(
         self,
         vcpu: VcpuCells,
-        root: int,
         as_id: int,
         pool: int,
         gfns: tuple[int, ...],
@@ -56,24 +91,8 @@ class Vcpu(Notifier):
         accesses: int,
     ) -> None:
         """``accesses`` guest accesses, each to any of ``gfns`` in any of ``kinds``."""
-        kvm = self.kvm
-        await kvm.srcu.read_lock()
+        await self.kvm.srcu.read_lock()
         for _ in range(accesses):
-            gfn = -1
-            access = kinds[0]
-            while True:
-                if not await self.enter_guest(vcpu):
-                    continue
-                if gfn < 0:
-                    gfn = await Choose("gfn", gfns)
-                    access = await Choose("access", kinds)
-                outcome = await AccessMemory(kvm.hardware, vcpu, gfn, access)
-                await self.leave_guest(vcpu)
-                if outcome == HIT:
-                    break
-                if outcome == KICKED:
-                    continue
-                assert outcome == FAULT
-                await self.direct_page_fault(vcpu, gfn, access, root, as_id, pool)
-        await kvm.srcu.read_unlock()
+            await self.vcpu_access(vcpu, as_id, pool, gfns, kinds)
+        await self.kvm.srcu.read_unlock()
         await Park(vcpu)

@@ -51,6 +51,9 @@ class _Owed(Property):
         spte_format = hardware.format
         if not spte_format.is_shadow_present(event.old):
             return
+        root = hardware.page_by_number.get(event.root)
+        if root is not None and step[root.invalid]:
+            return
         leaf = spte_format.is_last(event.old, event.level)
         if not self._owed_kind(event.level, event.old):
             return

@@ -182,6 +182,9 @@ class Words:
             case ev.NxPageRecovered(gfn, zapped):
                 owed = "a flush is owed" if zapped else "nothing to flush"
                 return Phrase(f"gfn {gfn:#x} recovered: {owed}", SPTE)
+            case ev.MemslotGone(as_id, gfn, pages):
+                where = f"gfns {gfn:#x}-{gfn + pages - 1:#x} of address space {as_id}"
+                return Phrase(f"the slot of {where} is flushed", MEMORY)
             case ev.TornDown(leaked):
                 left = f" but not {', '.join(leaked)}" if leaked else ""
                 return Phrase(f"the VM is gone{left}", ALARM if left else MEMORY)

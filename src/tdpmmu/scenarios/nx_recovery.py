@@ -175,7 +175,7 @@ class NxRecovery:
                 )
         kvm.visitors[-1].mask = 0
         for n in range(self.vcpus):
-            kvm.vcpus[n].thread = first_vcpu + n
+            kvm.vcpus[n].thread = kvm.vcpus[n].pool = first_vcpu + n
         roots = {
             state[p.header.chunk][p.header.offset].as_id: p
             for p in state[kvm.tdp_mmu_roots.chunk][kvm.tdp_mmu_roots.offset]
@@ -197,9 +197,7 @@ class NxRecovery:
             gfn = victim * kvm.memory.block
             threads.append(Thread("host", lambda: ends(mmu.host_takes_back(gfn))))
         for n in range(self.vcpus):
-            threads.append(
-                Thread(f"vCPU{n}", _vcpu_body(self, kvm, mmu, n, roots[self.as_id(n)], ends))
-            )
+            threads.append(Thread(f"vCPU{n}", _vcpu_body(self, kvm, mmu, n, ends)))
         threads.append(Thread("teardown", teardown, alone=True))
         state = _with(state, kvm.alive, (1 << len(threads) - 1) - 1)
         machine = Machine(kvm.layout, threads, initial=state, sometimes=self.sometimes())
@@ -259,13 +257,11 @@ def _with(state: Any, cell: Any, value: Any) -> Any:
     return step.state
 
 
-def _vcpu_body(scenario: NxRecovery, kvm: Kvm, mmu: Any, n: int, root: TablePage, ends: Any) -> Any:
+def _vcpu_body(scenario: NxRecovery, kvm: Kvm, mmu: Any, n: int, ends: Any) -> Any:
     pool = 1 + int(scenario.unmap) + n
     gfns = tuple(range(scenario.gfns))
     as_id = scenario.as_id(n)
-    return lambda: ends(
-        mmu.run_vcpu(kvm.vcpus[n], root.number, as_id, pool, gfns, KINDS, scenario.faults)
-    )
+    return lambda: ends(mmu.run_vcpu(kvm.vcpus[n], as_id, pool, gfns, KINDS, scenario.faults))
 
 
 async def _setup(scenario: NxRecovery, kvm: Kvm, mmu: Any, pool: int) -> None:
@@ -281,14 +277,14 @@ async def _setup(scenario: NxRecovery, kvm: Kvm, mmu: Any, pool: int) -> None:
     for as_id, root in roots.items():
         kind = Access.EXEC if as_id == 0 else Access.WRITE
         gfns = [n * size + i for n in range(scenario.nx_pages) for i in range(size)]
+        await LoadRoot(kvm.vcpus[0], (root.number,))
         for gfn in gfns:
             while (
-                await mmu.direct_page_fault(
-                    kvm.vcpus[0], gfn, kind, root.number, as_id, pool + as_id
-                )
+                await mmu.direct_page_fault(kvm.vcpus[0], gfn, kind, as_id, pool + as_id)
                 == RET_PF_RETRY
             ):
                 pass
+    await LoadRoot(kvm.vcpus[0], ())
     uncovered = max(0, scenario.roots - scenario.vcpus)
     for n in range(scenario.vcpus + uncovered):
         root = roots[scenario.as_id(n)]

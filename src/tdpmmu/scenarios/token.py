@@ -261,10 +261,12 @@ def _scenario_class(name: str) -> type[Any]:
     if _is_user_reference(name):
         return load_class(name)
     from tdpmmu.scenarios.nx_recovery import NxRecovery
+    from tdpmmu.scenarios.script import Script
 
-    if name != NxRecovery.name:
-        raise TokenError(f"unknown scenario {name!r}")
-    return NxRecovery
+    for cls in (NxRecovery, Script):
+        if name == cls.name:
+            return cls
+    raise TokenError(f"unknown scenario {name!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class _ReadLockRecovery(NxRecovery):
         it = TdpIter(kvm, root, start, end)
         while await it.next_pte():
             while True:
-                if can_yield and await self.iter_cond_resched_shared(it, flush):
+                if can_yield and await self.iter_cond_resched(it, flush, True):
                     flush = False
                     break
                 if not kvm.format.is_shadow_present(it.old_spte):
@@ -121,21 +121,6 @@ class _ReadLockRecovery(NxRecovery):
                 it.old_spte = await ReadSpte(it.sptep)
         await kvm.rcu.read_unlock()
         return flush
-
-    async def iter_cond_resched_shared(self, it: TdpIter, flush: bool) -> bool:
-        """``tdp_mmu_iter_cond_resched`` with ``shared``."""
-        if not self.may_yield_here(it):
-            return False
-        if not await self.kvm.mmu_lock.needbreak():
-            return False
-        await self.kvm.rcu.read_unlock()
-        if flush:
-            await self.flush_remote_tlbs()
-        await self.kvm.mmu_lock.cond_resched_read()
-        await self.kvm.rcu.read_lock()
-        await Emit(Yielded("tdp_mmu_iter_cond_resched"))
-        await it.start()
-        return True
 
 
 class ReadLockFreeze(_ReadLockRecovery):

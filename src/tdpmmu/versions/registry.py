@@ -8,11 +8,17 @@ from typing import Any
 from tdpmmu.versions import patches, read_lock
 from tdpmmu.versions.linux_5_12 import Linux_5_12
 from tdpmmu.versions.linux_5_12_rc4 import Linux_5_12_rc4
+from tdpmmu.versions.linux_5_13 import Linux_5_13
+from tdpmmu.versions.linux_6_1 import Linux_6_1
+from tdpmmu.versions.linux_6_12 import Linux_6_12
 from tdpmmu.versions.linux_6_18 import Linux_6_18
 
 KERNELS: dict[str, type[Any]] = {
     "5.12-rc4": Linux_5_12_rc4,
     "5.12": Linux_5_12,
+    "5.13": Linux_5_13,
+    "6.1": Linux_6_1,
+    "6.12": Linux_6_12,
     "6.18": Linux_6_18,
 }
 

@@ -1,0 +1,122 @@
+"""Changing memslots (``kvm_set_memslot``, ``kvm_main.c``; ``kvm_mmu_zap_all_fast``, ``mmu.c``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tdpmmu.arch.hardware import NeedsIpi, RequestReload, SendIpi, WaitIpi
+from tdpmmu.events.records import MemslotGone
+from tdpmmu.kernel.locks import SpinAcquire
+from tdpmmu.machine.op import Emit, Op, Read, Step, Write
+from tdpmmu.mmu.kvm import Kvm, Memslot, Memslots
+from tdpmmu.mmu.notifier import Notifier
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForInvalidations(Op):
+    """Take ``mn_invalidate_lock`` when no mmu_notifier is between its start and its end."""
+
+    kvm: Kvm
+
+    def alternatives(self, step: Step) -> int:
+        kvm = self.kvm
+        if step[kvm.mn_active_invalidate_count]:
+            return 0
+        return SpinAcquire(kvm.mn_invalidate_lock).alternatives(step)
+
+    def apply(self, step: Step, alternative: int) -> None:
+        SpinAcquire(self.kvm.mn_invalidate_lock).apply(step, 0)
+
+    def describe(self) -> str:
+        return "wait until mn_active_invalidate_count is 0, with mn_invalidate_lock"
+
+
+class MemslotUpdates(Notifier):
+    """``KVM_SET_USER_MEMORY_REGION``: one at a time, under ``slots_lock``."""
+
+    async def swap_active_memslots(self, as_id: int, slots: tuple[Memslot, ...]) -> None:
+        """``install_new_memslots`` / ``kvm_swap_active_memslots``: publish, wait for readers."""
+        kvm = self.kvm
+        old = await Read(kvm.memslots[as_id])
+        await self.block_invalidations()
+        await Write(kvm.memslots[as_id], Memslots(old.generation, slots))
+        await self.unblock_invalidations()
+        await kvm.srcu.synchronize()
+        await self.memslots_updated(as_id, Memslots(old.generation + 2, slots))
+
+    async def memslots_updated(self, as_id: int, slots: Memslots) -> None:
+        """The new generation is published; ``kvm_arch_memslots_updated`` looks at it before."""
+        await Write(self.kvm.memslots[as_id], slots)
+
+    async def block_invalidations(self) -> None:
+        """From 5.15: slots change only while no mmu_notifier is between start and end."""
+
+    async def unblock_invalidations(self) -> None:
+        """The counterpart."""
+
+    async def invalidate_memslot(self, slot: Memslot) -> None:
+        """``kvm_invalidate_memslot``: mark it, publish that, zap what was mapped through it."""
+        kvm = self.kvm
+        old = await Read(kvm.memslots[slot.as_id])
+        marked = tuple(replace(s, invalid=True) if s == slot else s for s in old.slots)
+        await self.swap_active_memslots(slot.as_id, marked)
+        await self.flush_shadow_memslot(slot)
+        await Emit(MemslotGone(slot.as_id, slot.base_gfn, slot.npages))
+
+    async def delete_memslot(self, as_id: int, gfn: int) -> None:
+        """Delete the slot that has ``gfn``."""
+        kvm = self.kvm
+        await kvm.slots_lock.lock()
+        old = await Read(kvm.memslots[as_id])
+        slot = old.find(gfn)
+        if slot is not None:
+            await self.invalidate_memslot(slot)
+            left = tuple(s for s in old.slots if s != slot)
+            await self.swap_active_memslots(as_id, left)
+        await kvm.slots_lock.unlock()
+
+    async def move_memslot(self, as_id: int, gfn: int, to: int) -> None:
+        """Move the slot that has ``gfn`` to start at gfn ``to``; its host pages stay."""
+        kvm = self.kvm
+        await kvm.slots_lock.lock()
+        old = await Read(kvm.memslots[as_id])
+        slot = old.find(gfn)
+        if slot is not None:
+            await self.invalidate_memslot(slot)
+            moved = tuple(replace(s, base_gfn=to) if s == slot else s for s in old.slots)
+            await self.swap_active_memslots(as_id, moved)
+        await kvm.slots_lock.unlock()
+
+    async def create_memslot(self, slot: Memslot) -> None:
+        """Add a slot."""
+        kvm = self.kvm
+        await kvm.slots_lock.lock()
+        old = await Read(kvm.memslots[slot.as_id])
+        await self.swap_active_memslots(slot.as_id, (*old.slots, slot))
+        await kvm.slots_lock.unlock()
+
+    async def flush_shadow_memslot(self, slot: Memslot) -> None:
+        """``kvm_arch_flush_shadow_memslot``."""
+        await self.zap_all_fast()
+
+    async def zap_all_fast(self) -> None:
+        """``kvm_mmu_zap_all_fast``; in 5.12 the TDP MMU zaps all SPTEs, its roots live on."""
+        kvm = self.kvm
+        await kvm.mmu_lock.write_lock()
+        await self.reload_remote_mmus()
+        await self.zap_all_shadow_pages()
+        await self.tdp_mmu_zap_all()
+        await kvm.mmu_lock.write_unlock()
+
+    async def reload_remote_mmus(self) -> None:
+        """``kvm_make_all_cpus_request(kvm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)``."""
+        hardware = self.kvm.hardware
+        kick = []
+        for vcpu in self.kvm.vcpus_to_ask:
+            await RequestReload(vcpu)
+            if await NeedsIpi(hardware, vcpu):
+                kick.append(vcpu)
+        for vcpu in tuple(kick):
+            await SendIpi(vcpu)
+        for vcpu in tuple(kick):
+            await WaitIpi(hardware, vcpu)

@@ -1,0 +1,259 @@
+"""A scenario written as text: what each thread does, step by step.
+
+``threads`` are separated by ``;``.  Each is ``NAME: STEP STEP ...``.  A thread called ``vcpuN`` is
+a vCPU (``smmN`` one in SMM, address space 1): its steps are accesses (``w0`` write gfn 0, ``r0-3``
+read any of gfns 0 to 3, ``wx0`` write or fetch) and the actions that take a vCPU.  Any other name
+is a thread of the host or of userspace; its steps are actions (``unmap:0``, ``recover``,
+``slot-delete:0``, ...; see :mod:`tdpmmu.scenarios.actions`).
+
+``setup`` is a program like that of a vCPU, done before the threads start, by a vCPU of each address
+space that is used (or by the one that ``0:`` or ``1:`` names before a step).  Then every vCPU may
+hold all that its root maps.  At last the VM is destroyed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tdpmmu.arch.geometry import Geometry
+from tdpmmu.arch.hardware import Park, VcpuCells
+from tdpmmu.arch.spte import spte_format
+from tdpmmu.arch.table import TablePage
+from tdpmmu.events.records import Event, GuestAccess, HostPageReused, MemslotGone, NxPageRecovered
+from tdpmmu.machine.op import FREE, Op, Step, WaitUntil
+from tdpmmu.machine.state import State
+from tdpmmu.machine.thread import Machine, Thread
+from tdpmmu.mmu.kvm import Config, Kvm
+from tdpmmu.scenarios.actions import table
+from tdpmmu.scenarios.actions.base import Context, Run, access, parse_slot
+from tdpmmu.scenarios.base import Built, MmuClass
+from tdpmmu.scenarios.nx_recovery import ThreadEnds, WarmTlb
+from tdpmmu.worlds.sequential import run
+
+_ACCESS = re.compile(r"([rwx]+)(\d+(?:-\d+)?)$")
+_VCPU = re.compile(r"(vcpu|smm)(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A thread as written."""
+
+    name: str
+    steps: tuple[str, ...]
+    vcpu: int = -1
+    as_id: int = 0
+
+
+def programs(text: str) -> tuple[Program, ...]:
+    """The threads of a script; ``ValueError`` names the one that makes no sense."""
+    found: list[Program] = []
+    for part in text.replace("\n", ";").split(";"):
+        if not part.strip():
+            continue
+        name, colon, steps = part.partition(":")
+        name = name.strip()
+        if not colon or not name or " " in name:
+            raise ValueError(f"thread {part.strip()!r}: expected NAME: STEP STEP ...")
+        if any(name == other.name for other in found):
+            raise ValueError(f"two threads are called {name}")
+        match = _VCPU.match(name)
+        vcpu = sum(program.vcpu >= 0 for program in found) if match else -1
+        as_id = 1 if match and match[1] == "smm" else 0
+        found.append(Program(name, tuple(steps.split()), vcpu, as_id))
+    if not found:
+        raise ValueError("a script needs at least one thread, as in 'vcpu0: w0; host: unmap:0'")
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The parameters; see the module's text.
+
+    ``slots``: memslots, separated by spaces, as ``0-3``, ``1/0-3`` (address space 1), ``0-3@4``
+    (host pages from 4 on), ``0-3:log``, ``0-3:ro``; empty: one for everything in each space.
+    ``pages``: page table pages that each thread may take.  ``options``: switches of the VM.
+    """
+
+    name: ClassVar[str] = "script"
+    threads: str = "vcpu0: w0; host: unmap:0"
+    setup: str = ""
+    slots: str = ""
+    levels: int = 2
+    fanout: int = 2
+    huge_level: int = 2
+    pages: int = 6
+    flush: str = "bare-metal"
+    format: str = "npt"
+    resched: str = "any"
+    options: str = ""
+
+    def build(self, mmu_class: MmuClass) -> Built:
+        """The machine; its threads are those of the script, and ``teardown``."""
+        return _Builder(self, mmu_class).build()
+
+
+@dataclass(slots=True)
+class _Builder:
+    script: Script
+    mmu_class: MmuClass
+    kvm: Any = None
+    mmu: Any = None
+
+    def build(self) -> Built:
+        script = self.script
+        threads = programs(script.threads)
+        if script.flush not in ("bare-metal", "ranged"):
+            raise ValueError(f"flush {script.flush}: bare-metal or ranged")
+        if script.resched not in ("any", "contended"):
+            raise ValueError(f"resched {script.resched}: any or contended")
+        spaces = sorted({p.as_id for p in threads if p.vcpu >= 0} | set(self.setup_spaces()))
+        spaces = spaces or [0]
+        vcpus = [p for p in threads if p.vcpu >= 0]
+        parked = [s for s in spaces if not any(p.as_id == s for p in vcpus)]
+        sizes = [script.pages if p.vcpu >= 0 else 0 for p in threads]
+        state = self.set_up(threads, spaces, parked, [*sizes, script.pages * 2])
+        used = sum(state[p.state.chunk][p.state.offset] != FREE for p in self.kvm.pools[-1])
+        state = self.set_up(threads, spaces, parked, [*sizes, used])
+        kvm, mmu = self.kvm, self.mmu
+
+        async def ends(bodies: tuple[Run, ...], vcpu: VcpuCells | None) -> None:
+            if vcpu is not None:
+                await kvm.srcu.read_lock()
+            for body in bodies:
+                await body()
+            if vcpu is not None:
+                await kvm.srcu.read_unlock()
+                await Park(vcpu)
+            await ThreadEnds(kvm)
+
+        async def teardown() -> None:
+            await WaitUntil(kvm.alive, 0)
+            held: list[TablePage] = []
+            for vcpu in tuple(kvm.vcpus):
+                root = await RootOf(vcpu)
+                if root >= 0:
+                    held.append(kvm.hardware.page_by_number[root])
+            await mmu.destroy(tuple(held))
+
+        made: list[Thread] = []
+        for number, program in enumerate(threads):
+            vcpu = kvm.vcpus[program.vcpu] if program.vcpu >= 0 else None
+            if vcpu is not None:
+                vcpu.thread = vcpu.pool = number
+            context = Context(kvm, mmu, number, vcpu, program.as_id)
+            bodies = tuple(step(context, text) for text in program.steps)
+            made.append(Thread(program.name, _start(ends, bodies, vcpu)))
+        made.append(Thread("teardown", teardown, alone=True))
+        last = Step(state, 0)
+        last[kvm.alive] = (1 << len(threads)) - 1
+        machine = Machine(kvm.layout, made, initial=last.state, sometimes=self.sometimes(threads))
+        return Built(machine, kvm, mmu)
+
+    def setup_spaces(self) -> list[int]:
+        return [1 for text in self.script.setup.split() if text.startswith("1:")]
+
+    def set_up(
+        self, threads: tuple[Program, ...], spaces: list[int], parked: list[int], pools: list[int]
+    ) -> State:
+        script = self.script
+        vcpus = [p for p in threads if p.vcpu >= 0]
+        self.kvm = kvm = Kvm(
+            Config(
+                geometry=Geometry(script.levels, script.fanout),
+                spte_format=spte_format(script.format, self.mmu_class.spte_kernel),
+                threads=len(threads) + 2,
+                vcpus=len(vcpus),
+                parked=len(parked),
+                pools=tuple(pools),
+                huge_level=script.huge_level,
+                ranged_flush=script.flush == "ranged",
+                queued_locks=script.resched == "contended",
+                lockless_nx_flag=self.mmu_class.lockless_nx_flag,
+                slots=tuple(parse_slot(text) for text in script.slots.split()) or None,
+                options=frozenset(script.options.split()),
+            )
+        )
+        self.mmu = self.mmu_class(kvm)
+        where = [p.as_id for p in vcpus] + parked
+        body = self.first_steps(kvm, self.mmu, len(threads), spaces, where)
+        state, _ = run(body, kvm.layout.initial(), len(threads) + 1)
+        return state
+
+    async def first_steps(
+        self, kvm: Kvm, mmu: Any, pool: int, spaces: list[int], where: list[int]
+    ) -> None:
+        """Roots, what ``setup`` says, and warm TLBs."""
+        for vcpu, as_id in zip(kvm.vcpus, where, strict=True):
+            root = await mmu.get_vcpu_root(pool, as_id)
+            await mmu.load_root(vcpu, root)
+        await kvm.srcu.read_lock()
+        for text in self.script.setup.split():
+            space, colon, rest = text.partition(":")
+            if colon and space in ("0", "1"):
+                chosen = [int(space)]
+            else:
+                chosen, rest = spaces, text
+            for as_id in chosen:
+                vcpu = kvm.vcpus[where.index(as_id)]
+                vcpu.pool = pool
+                body = step(Context(kvm, mmu, pool, vcpu, as_id), rest)
+                await body()
+        await kvm.srcu.read_unlock()
+        for vcpu in kvm.vcpus:
+            await WarmTlb(kvm, vcpu)
+
+    def sometimes(self, threads: tuple[Program, ...]) -> dict[str, Callable[[Event, Step], bool]]:
+        wanted: dict[str, Callable[[Event, Step], bool]] = {}
+        steps = [text for program in threads for text in program.steps]
+        if any(_ACCESS.match(text) for text in steps):
+            wanted["a guest access goes through"] = lambda event, step: (
+                isinstance(event, GuestAccess) and not event.fault
+            )
+        for prefix, label, kind in (
+            ("unmap", "the host reuses a page", HostPageReused),
+            ("recover", "a page is recovered", NxPageRecovered),
+            ("slot-delete", "a memslot is gone", MemslotGone),
+        ):
+            if any(text.split(":")[0] == prefix for text in steps):
+                wanted[label] = _is(kind)
+        return wanted
+
+
+def _is(kind: type[Event]) -> Callable[[Event, Step], bool]:
+    return lambda event, step: type(event) is kind
+
+
+def _start(ends: Any, bodies: tuple[Run, ...], vcpu: VcpuCells | None) -> Any:
+    return lambda: ends(bodies, vcpu)
+
+
+def step(context: Context, text: str) -> Run:
+    """What one step of a program means; ``ValueError`` names the step and the nearest action."""
+    match = _ACCESS.match(text)
+    try:
+        if match:
+            return access(context, match[1], match[2])
+        name, _, arguments = text.partition(":")
+        actions = table()
+        if name not in actions:
+            near = difflib.get_close_matches(name, actions, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(actions)}"
+            raise ValueError(f"no such action; {hint}")
+        return actions[name](context, arguments)
+    except ValueError as error:
+        raise ValueError(f"step {text!r}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class RootOf(Op):
+    """The root that a vCPU has loaded when all is over; -1 without one."""
+
+    vcpu: VcpuCells
+
+    def apply(self, step: Step, alternative: int) -> int:
+        loaded = step[self.vcpu.loaded]
+        return int(loaded[0]) if loaded else -1

@@ -1,0 +1,171 @@
+"""v6.12: tables are marked before they are linked, huge pages split in place."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tdpmmu.arch.table import (
+    CmpXchgSpte,
+    FreeUnused,
+    Header,
+    ReadHeader,
+    SetPrivate,
+    TablePage,
+    WriteSpte,
+)
+from tdpmmu.events.records import NxPageAccounted, NxPageUnaccounted, PageLinked
+from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read, Write
+from tdpmmu.mmu.fault import RET_PF_RETRY, Fault
+from tdpmmu.mmu.shadow import InvalidList
+from tdpmmu.mmu.tdp_iter import TdpIter
+from tdpmmu.versions.linux_6_1 import Linux_6_1
+
+
+class Linux_6_12(Linux_6_1):
+    """v6.12: recovery under the write lock still, one list for both MMUs."""
+
+    version: ClassVar[str] = "6.12"
+    spte_kernel: ClassVar[str] = "6.12"
+    changes: ClassVar[tuple[str, ...]] = (
+        "61f94478547b a table is marked before it is linked (6.2)",
+        "21a36ac6b6c7 and put on the list only if still marked (6.2)",
+        "d25ceb926436 the list of all TDP tables is gone (6.2)",
+        "f5d16bb9be68 frozen entries are never mapped over (6.2)",
+        "c4b33d28ea7b a fault splits a huge page in place (6.2)",
+        "eb298605705a pages of a slot that is logged are not recovered (6.2)",
+        "817fa998362d the slot is looked up in the page's address space (6.4)",
+        "0df9dab891ff invalidated roots are zapped by who invalidates them (6.6)",
+        "aca48556c592 a zapped SPTE is processed after its flush (6.10)",
+        "roots are zapped 4K, 2M, 1G, root (6.12)",
+    )
+    lockless_nx_flag: ClassVar[bool] = True
+
+    # --- page table pages -----------------------------------------------------------------------
+
+    async def alloc_page(self, fault: Fault, it: TdpIter) -> TablePage:
+        """``tdp_mmu_alloc_sp``, ``tdp_mmu_init_child_sp``, marked as the fault says."""
+        page = await super().alloc_page(fault, it)
+        await SetPrivate(page.nx_huge_page_disallowed, fault.huge_page_disallowed)
+        return page
+
+    async def unlink_page(self, sp: TablePage, shared: bool) -> None:
+        """``tdp_mmu_unlink_sp``."""
+        if not await Read(sp.nx_huge_page_disallowed):
+            return
+        await self.kvm.tdp_mmu_pages_lock.lock()
+        await Write(sp.nx_huge_page_disallowed, False)
+        await self.untrack_possible_nx_huge_page(sp)
+        await self.kvm.tdp_mmu_pages_lock.unlock()
+
+    async def track_possible_nx_huge_page(self, sp: TablePage) -> None:
+        """``track_possible_nx_huge_page``."""
+        kvm = self.kvm
+        if sp in await Read(kvm.lpage_disallowed_mmu_pages):
+            return
+        await Add(kvm.nx_lpage_splits, 1)
+        await ListAdd(kvm.lpage_disallowed_mmu_pages, sp, tail=True)
+        header = await ReadHeader(sp)
+        await Emit(NxPageAccounted(sp.name, header.gfn))
+
+    async def untrack_possible_nx_huge_page(self, sp: TablePage) -> None:
+        """``untrack_possible_nx_huge_page``: quietly nothing if it is not on the list."""
+        kvm = self.kvm
+        if not await ListDel(kvm.lpage_disallowed_mmu_pages, sp):
+            return
+        await Add(kvm.nx_lpage_splits, -1)
+        header = await ReadHeader(sp)
+        await Emit(NxPageUnaccounted(sp.name, header.gfn))
+
+    async def zap_spte_atomic(self, it: TdpIter) -> bool:
+        """``tdp_mmu_zap_spte_atomic``: what hung below is dealt with once the entry is clear."""
+        kvm = self.kvm
+        await kvm.mmu_lock.assert_held_read()
+        old = it.old_spte
+        if not await CmpXchgSpte(it.sptep, old, kvm.format.removed):
+            return False
+        await self.flush_remote_tlbs_with_address(it.gfn, kvm.geometry.pages(it.level))
+        await WriteSpte(it.sptep, kvm.format.nonpresent)
+        await self.handle_changed_spte(old, kvm.format.nonpresent, it.level, True)
+        return True
+
+    def zap_passes(self) -> tuple[int, ...]:
+        """4K, 2M, 1G, root."""
+        levels = self.kvm.geometry.levels
+        return (
+            (*range(1, min(3, levels) + 1), levels) if levels > 3 else tuple(range(1, levels + 1))
+        )
+
+    # --- page faults ----------------------------------------------------------------------------
+
+    async def disallowed_by_child(self, fault: Fault, spte: int, level: int) -> bool:
+        """``disallowed_hugepage_adjust``: only a table that is marked sends the fault below it."""
+        spte_format = self.kvm.format
+        if (
+            level <= 1
+            or level != fault.goal_level
+            or not spte_format.is_shadow_present(spte)
+            or spte_format.is_large(spte)
+        ):
+            return False
+        child = self.kvm.page_of(spte)
+        marked: bool = await Read(child.nx_huge_page_disallowed)
+        return marked
+
+    async def tdp_mmu_map(self, fault: Fault) -> str:
+        """``kvm_tdp_mmu_map``."""
+        kvm = self.kvm
+        spte = kvm.format
+        result = RET_PF_RETRY
+        await kvm.rcu.read_lock()
+        it = TdpIter(kvm, kvm.hardware.page_by_number[fault.root], fault.gfn, fault.gfn + 1)
+        while await it.next_pte():
+            if await self.disallowed_by_child(fault, it.old_spte, it.level):
+                fault.goal_level -= 1
+            if spte.is_frozen(it.old_spte):
+                break
+            if it.level == fault.goal_level:
+                result = await self.map_target_level(fault, it)
+                break
+            if spte.is_shadow_present(it.old_spte) and not spte.is_large(it.old_spte):
+                continue
+            if not await self.map_table(fault, it):
+                break
+        await kvm.rcu.read_unlock()
+        return result
+
+    async def map_table(self, fault: Fault, it: TdpIter) -> bool:
+        """``tdp_mmu_link_sp``, or ``tdp_mmu_split_huge_page`` where a huge page is in the way."""
+        kvm = self.kvm
+        sp = await self.alloc_page(fault, it)
+        if kvm.format.is_shadow_present(it.old_spte):
+            for i in range(kvm.geometry.fanout):
+                offset = i * kvm.geometry.pages(it.level - 1)
+                child = kvm.format.split_child(it.old_spte, it.level - 1, offset)
+                await SetPrivate(sp.entries[i], child)
+        if not await self.set_spte_atomic(it, kvm.format.nonleaf(sp.pfn)):
+            await FreeUnused(sp)
+            return False
+        await Emit(PageLinked(sp.name, it.gfn, it.level - 1))
+        if fault.huge_page_disallowed and fault.req_level >= it.level:
+            await kvm.tdp_mmu_pages_lock.lock()
+            if await Read(sp.nx_huge_page_disallowed):
+                await self.track_possible_nx_huge_page(sp)
+            await kvm.tdp_mmu_pages_lock.unlock()
+        return True
+
+    # --- NX recovery ----------------------------------------------------------------------------
+
+    async def slot_is_logged(self, header: Header) -> bool:
+        """Whether the slot of a page, in its own address space, has dirty logging on."""
+        slots = await Read(self.kvm.memslots[header.as_id])
+        slot = slots.find(header.gfn)
+        return slot is not None and slot.log
+
+    async def recover_page(self, sp: TablePage, invalid_list: InvalidList) -> bool:
+        """A page of a slot that is logged would fault straight back: it only leaves the list."""
+        header = await ReadHeader(sp)
+        if await self.slot_is_logged(header):
+            await Write(sp.nx_huge_page_disallowed, False)
+            await self.untrack_possible_nx_huge_page(sp)
+            return False
+        return await super().recover_page(sp, invalid_list)
