@@ -181,9 +181,6 @@ class Hardware:
         loaded = step[vcpu.loaded]
         if not loaded or (step[vcpu.request] and not step[vcpu.in_guest]):
             return
-        if step[vcpu.reload] and not step[vcpu.in_guest]:
-            # It changes its root before it enters, which flushes.
-            loaded = tuple(n for n in loaded if not step[self.page_by_number[n].invalid])
         for entry in sorted(step[vcpu.held]):
             if entry[0] in loaded:
                 yield entry
@@ -212,12 +209,17 @@ def covers(geometry: Geometry, entry: Entry, gfn: int) -> bool:
     return entry[1] <= gfn < entry[1] + geometry.pages(entry[2])
 
 
-def forget(step: Step, vcpu: VcpuCells) -> None:
+def forget(step: Step, hardware: Hardware, vcpu: VcpuCells) -> None:
     """Drop what a vCPU outside the guest holds when a flush is due before its next entry.
 
-    It cannot use any of it: should it enter without that flush, ``FlushLost`` says so.
+    Giving an invalid root up is a flush, too.  It cannot use any of it: should it enter without that
+    flush, ``FlushLost`` says so.
     """
-    if step[vcpu.request] and step[vcpu.mode] == OUTSIDE and not step[vcpu.in_guest]:
+    due = step[vcpu.request] or (
+        step[vcpu.reload]
+        and any(step[hardware.page_by_number[n].invalid] for n in step[vcpu.loaded])
+    )
+    if due and step[vcpu.mode] == OUTSIDE and not step[vcpu.in_guest]:
         step[vcpu.owes] = True
         if step[vcpu.held]:
             step[vcpu.held] = frozenset()
@@ -404,7 +406,7 @@ class RequestFlush(Op):
                 step[self.vcpu.held] = frozenset()
         else:
             step[self.vcpu.request] = True
-            forget(step, self.vcpu)
+            forget(step, self.hardware, self.vcpu)
         step.emit(FlushRequested(self.vcpu.number))
 
     def mover(self, step: Step) -> str:
@@ -463,10 +465,12 @@ class ExitRequested(Op):
 class RequestReload(Op):
     """``kvm_make_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, vcpu)`` (``..._RELOAD`` to 5.17)."""
 
+    hardware: Hardware
     vcpu: VcpuCells
 
     def apply(self, step: Step, alternative: int) -> None:
         step[self.vcpu.reload] = True
+        forget(step, self.hardware, self.vcpu)
 
     def describe(self) -> str:
         return f"KVM_REQ_MMU_FREE_OBSOLETE_ROOTS for vCPU{self.vcpu.number}"
@@ -523,7 +527,7 @@ class SetMode(Op):
         if self.mode == OUTSIDE:
             if step[self.vcpu.ipi]:
                 step[self.vcpu.ipi] = False
-            forget(step, self.vcpu)
+            forget(step, self.hardware, self.vcpu)
 
     def mover(self, step: Step) -> str:
         # The sooner it enters, the more it may hold; a flush that would have found it outside then

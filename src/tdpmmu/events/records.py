@@ -270,3 +270,11 @@ class MemslotGone(Event):
     as_id: int
     gfn: int
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class RangeZapped(Event):
+    """``kvm_zap_gfn_range`` is about to return for gfns ``[gfn, gfn + pages)``."""
+
+    gfn: int
+    pages: int

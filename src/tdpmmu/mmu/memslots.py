@@ -113,10 +113,20 @@ class MemslotUpdates(Notifier):
         hardware = self.kvm.hardware
         kick = []
         for vcpu in self.kvm.vcpus_to_ask:
-            await RequestReload(vcpu)
+            await RequestReload(hardware, vcpu)
             if await NeedsIpi(hardware, vcpu):
                 kick.append(vcpu)
         for vcpu in tuple(kick):
             await SendIpi(vcpu)
         for vcpu in tuple(kick):
             await WaitIpi(hardware, vcpu)
+
+    async def zap_gfn_range_all(self, start: int, end: int) -> None:
+        """``kvm_zap_gfn_range`` (MTRRs, APICv): in 5.12 the TDP MMU's walk may yield."""
+        kvm = self.kvm
+        await kvm.mmu_lock.write_lock()
+        flush = await self.unmap_rmap(start, end)
+        zapped = await self.tdp_mmu_zap_gfn_range(start, end)
+        if flush or zapped:
+            await self.flush_remote_tlbs()
+        await kvm.mmu_lock.write_unlock()

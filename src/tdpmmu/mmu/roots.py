@@ -95,3 +95,14 @@ class Roots(TdpZap):
         await kvm.mmu_lock.write_unlock()
         fresh = await self.get_vcpu_root(vcpu.pool, header.as_id)
         await self.load_root(vcpu, fresh)
+
+    async def unload_root(self, vcpu: VcpuCells) -> None:
+        """``kvm_mmu_unload``: the vCPU gives up its root and its reference."""
+        kvm = self.kvm
+        number = await CurrentRoot(vcpu)
+        if number < 0:
+            return
+        await kvm.mmu_lock.write_lock()
+        await LoadRoot(vcpu, ())
+        await self.put_root(kvm.hardware.page_by_number[number])
+        await kvm.mmu_lock.write_unlock()

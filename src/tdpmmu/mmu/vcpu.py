@@ -21,7 +21,7 @@ from tdpmmu.arch.hardware import (
 )
 from tdpmmu.arch.spte import Access
 from tdpmmu.machine.op import Choose
-from tdpmmu.mmu.fault import RET_PF_EMULATE
+from tdpmmu.mmu.fault import RET_PF_EMULATE, RET_PF_RETRY
 from tdpmmu.mmu.memslots import MemslotUpdates
 
 
@@ -33,7 +33,7 @@ class Vcpu(MemslotUpdates):
         if await TestAndClearReload(vcpu):
             await self.reload_root(vcpu)
         if await TestAndClearRequest(vcpu):
-            await FlushOwnTlb(vcpu)
+            await self.flush_own_tlb(vcpu)
         await SetMode(self.kvm.hardware, vcpu, IN_GUEST)
         await self.kvm.srcu.read_unlock()
         if await ExitRequested(vcpu):
@@ -42,6 +42,10 @@ class Vcpu(MemslotUpdates):
             return False
         await VmEnter(self.kvm.hardware, vcpu)
         return True
+
+    async def flush_own_tlb(self, vcpu: VcpuCells) -> None:
+        """``kvm_vcpu_flush_tlb_all``."""
+        await FlushOwnTlb(vcpu)
 
     async def leave_guest(self, vcpu: VcpuCells) -> None:
         """From the exit to the point where interrupts are on and the mode says so."""
@@ -77,6 +81,19 @@ class Vcpu(MemslotUpdates):
             if result == RET_PF_EMULATE:
                 await self.emulate(vcpu, as_id, gfn, access)
                 return
+
+    async def pre_fault_memory(self, vcpu: VcpuCells, gfn: int, as_id: int, pool: int) -> None:
+        """``kvm_arch_vcpu_pre_fault_memory``: map before the guest asks, and inside SRCU."""
+        if await TestAndClearReload(vcpu):
+            await self.reload_root(vcpu)
+        while True:
+            result = await self.direct_page_fault(vcpu, gfn, Access.READ, as_id, pool)
+            if result != RET_PF_RETRY or await self.pre_fault_gives_up(vcpu, gfn, as_id):
+                return
+
+    async def pre_fault_gives_up(self, vcpu: VcpuCells, gfn: int, as_id: int) -> bool:
+        """Whether a retry is left to userspace; before 6.18 it never is."""
+        return False
 
     async def emulate(self, vcpu: VcpuCells, as_id: int, gfn: int, access: Access) -> None:
         """``x86_emulate_instruction``: KVM or userspace does the access for the guest."""

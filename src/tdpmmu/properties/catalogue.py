@@ -12,6 +12,7 @@ from tdpmmu.properties.base import Property
 from tdpmmu.properties.context import Guarded, KernelWarning, LockContext
 from tdpmmu.properties.flush_owed import FlushBeforeRcuUnlock, FlushOwed, FlushRequestLost
 from tdpmmu.properties.freed_table import FreedTable
+from tdpmmu.properties.leftover import Leftover
 from tdpmmu.properties.lifetime import Leak, RefcountError, UseAfterFree
 from tdpmmu.properties.multihit import Multihit
 from tdpmmu.properties.stale_translation import StaleTranslation
@@ -19,6 +20,7 @@ from tdpmmu.properties.stale_translation import StaleTranslation
 WATCHERS: tuple[type[Property], ...] = (
     StaleTranslation,
     FreedTable,
+    Leftover,
     Multihit,
     Leak,
     UseAfterFree,

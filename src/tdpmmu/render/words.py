@@ -185,6 +185,8 @@ class Words:
             case ev.MemslotGone(as_id, gfn, pages):
                 where = f"gfns {gfn:#x}-{gfn + pages - 1:#x} of address space {as_id}"
                 return Phrase(f"the slot of {where} is flushed", MEMORY)
+            case ev.RangeZapped(gfn, pages):
+                return Phrase(f"gfns {gfn:#x}-{gfn + pages - 1:#x} are zapped", MEMORY)
             case ev.TornDown(leaked):
                 left = f" but not {', '.join(leaked)}" if leaked else ""
                 return Phrase(f"the VM is gone{left}", ALARM if left else MEMORY)

@@ -83,7 +83,7 @@ def ask(
     question: Question,
     *,
     budget: Budget | None = None,
-    first: bool = False,
+    first: bool | str = False,
     reduce: bool = True,
     progress: Progress | None = None,
 ) -> Verdict:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from tdpmmu.arch.hardware import FlushOwnTlb, LoadRoot, VcpuCells
 from tdpmmu.arch.table import (
     Allocate,
+    CmpXchgSpte,
     Header,
     ReadHeader,
     ReadSpte,
@@ -14,9 +15,10 @@ from tdpmmu.arch.table import (
     WriteSpte,
     XchgSpte,
 )
-from tdpmmu.events.records import NxPageRecovered, PageZapped, Warned, Yielded
+from tdpmmu.events.records import NxPageRecovered, PageZapped, RangeZapped, Warned, Yielded
 from tdpmmu.machine.op import Add, Emit, ListDel, Read, Write
 from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, Fault
+from tdpmmu.mmu.kvm import NO_RANGE
 from tdpmmu.mmu.lifetime import CountLeaks
 from tdpmmu.mmu.memslots import WaitForInvalidations
 from tdpmmu.mmu.shadow import InvalidList
@@ -90,6 +92,16 @@ class Linux_6_1(Linux_5_13):
                 await WriteSpte(sptep, frozen)
             await self.handle_changed_spte(old, frozen, level, shared)
         await kvm.rcu.call(sp)
+
+    async def set_spte_atomic(self, it: TdpIter, new: int) -> bool:
+        """``tdp_mmu_set_spte_atomic``: callers are trusted not to come with a frozen entry."""
+        await self.kvm.mmu_lock.assert_held_read()
+        if self.kvm.format.is_frozen(it.old_spte):
+            await Emit(Warned("a frozen SPTE is about to be changed by who did not freeze it"))
+        if not await CmpXchgSpte(it.sptep, it.old_spte, new):
+            return False
+        await self.handle_changed_spte(it.old_spte, new, it.level, True)
+        return True
 
     # --- roots ----------------------------------------------------------------------------------
 
@@ -218,6 +230,30 @@ class Linux_6_1(Linux_5_13):
         while root is not None:
             await self.zap_root(root, True)
             root = await self.next_root(root)
+
+    async def zap_gfn_range_all(self, start: int, end: int) -> None:
+        """``kvm_zap_gfn_range``: leaves only, and no fault may map in the range meanwhile."""
+        kvm = self.kvm
+        await kvm.mmu_lock.write_lock()
+        await self.zap_range_begins(start, end)
+        if await self.unmap_range(start, end):
+            await self.flush_remote_tlbs_with_address(start, end - start)
+        await self.zap_range_ends()
+        await Emit(RangeZapped(start, end - start))
+        await kvm.mmu_lock.write_unlock()
+
+    async def zap_range_begins(self, start: int, end: int) -> None:
+        """``kvm_mmu_invalidate_begin``."""
+        await Add(self.kvm.mmu_notifier_count, 1)
+        await Write(self.kvm.mmu_notifier_range, (start, end))
+
+    async def zap_range_ends(self) -> None:
+        """``kvm_mmu_invalidate_end``."""
+        kvm = self.kvm
+        await Add(kvm.mmu_notifier_seq, 1)
+        await Add(kvm.mmu_notifier_count, -1)
+        if not await Read(kvm.mmu_notifier_count):
+            await Write(kvm.mmu_notifier_range, NO_RANGE)
 
     async def zap_sp(self, sp: TablePage) -> bool:
         """``kvm_tdp_mmu_zap_sp``: the one entry that points to it."""

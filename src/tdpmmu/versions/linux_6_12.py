@@ -16,9 +16,13 @@ from tdpmmu.arch.table import (
 from tdpmmu.events.records import NxPageAccounted, NxPageUnaccounted, PageLinked
 from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read, Write
 from tdpmmu.mmu.fault import RET_PF_RETRY, Fault
+from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.shadow import InvalidList
 from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.versions.linux_6_1 import Linux_6_1
+
+NO_SLOT_ZAP_ALL = "no-slot-zap-all"
+"""The VM has ``KVM_X86_QUIRK_SLOT_ZAP_ALL`` off."""
 
 
 class Linux_6_12(Linux_6_1):
@@ -95,6 +99,17 @@ class Linux_6_12(Linux_6_1):
             (*range(1, min(3, levels) + 1), levels) if levels > 3 else tuple(range(1, levels + 1))
         )
 
+    async def flush_shadow_memslot(self, slot: Memslot) -> None:
+        """``kvm_arch_flush_shadow_memslot``: without the quirk only the slot's own leaves go."""
+        kvm = self.kvm
+        if NO_SLOT_ZAP_ALL not in kvm.config.options:
+            await self.zap_all_fast()
+            return
+        await kvm.mmu_lock.write_lock()
+        if await self.unmap_range(slot.base_gfn, slot.base_gfn + slot.npages):
+            await self.flush_remote_tlbs()
+        await kvm.mmu_lock.write_unlock()
+
     # --- page faults ----------------------------------------------------------------------------
 
     async def disallowed_by_child(self, fault: Fault, spte: int, level: int) -> bool:
@@ -121,7 +136,7 @@ class Linux_6_12(Linux_6_1):
         while await it.next_pte():
             if await self.disallowed_by_child(fault, it.old_spte, it.level):
                 fault.goal_level -= 1
-            if spte.is_frozen(it.old_spte):
+            if self.leave_frozen(fault, it):
                 break
             if it.level == fault.goal_level:
                 result = await self.map_target_level(fault, it)
@@ -147,11 +162,19 @@ class Linux_6_12(Linux_6_1):
             return False
         await Emit(PageLinked(sp.name, it.gfn, it.level - 1))
         if fault.huge_page_disallowed and fault.req_level >= it.level:
-            await kvm.tdp_mmu_pages_lock.lock()
-            if await Read(sp.nx_huge_page_disallowed):
-                await self.track_possible_nx_huge_page(sp)
-            await kvm.tdp_mmu_pages_lock.unlock()
+            await self.track_new_page(sp)
         return True
+
+    def leave_frozen(self, fault: Fault, it: TdpIter) -> bool:
+        """Whether the entry is another thread's to change: the fault is retried."""
+        return self.kvm.format.is_frozen(it.old_spte)
+
+    async def track_new_page(self, sp: TablePage) -> None:
+        """The end of ``kvm_tdp_mmu_map``'s loop: onto the list, unless it was zapped meanwhile."""
+        await self.kvm.tdp_mmu_pages_lock.lock()
+        if await Read(sp.nx_huge_page_disallowed):
+            await self.track_possible_nx_huge_page(sp)
+        await self.kvm.tdp_mmu_pages_lock.unlock()
 
     # --- NX recovery ----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.table import Header, ReadHeader, ReadSpte, TablePage
 from tdpmmu.events.records import (
     NxPageAccounted,
@@ -25,8 +26,15 @@ class Linux_6_18(Linux_6_12):
     spte_kernel: ClassVar[str] = "6.18"
     changes: ClassVar[tuple[str, ...]] = (
         "6777885605e1 one list for the TDP MMU, one for the legacy MMU (6.18)",
+        "3ccbf6f47098 a prefault does not wait for a slot that is going away (6.18)",
         "a57750909580 TDP pages are recovered under mmu_lock for read (6.18)",
     )
+
+    async def pre_fault_gives_up(self, vcpu: VcpuCells, gfn: int, as_id: int) -> bool:
+        """``-EAGAIN`` if the slot is invalid: its removal waits for this very SRCU reader."""
+        slots = await Read(self.kvm.memslots[as_id])
+        slot = slots.find(gfn)
+        return slot is not None and slot.invalid
 
     async def track_possible_nx_huge_page(self, sp: TablePage) -> None:
         """``track_possible_nx_huge_page``, TDP MMU."""
@@ -107,13 +115,17 @@ class Linux_6_18(Linux_6_12):
                 if flush:
                     await self.flush_remote_tlbs()
                 await kvm.rcu.read_unlock()
-                await kvm.mmu_lock.cond_resched_read()
+                await self.break_recovery_lock()
                 await Emit(Yielded("kvm_recover_nx_huge_pages"))
                 flush = False
                 await kvm.rcu.read_lock()
         await self.tdp_recovery_ends(flush)
         await kvm.mmu_lock.read_unlock()
         await kvm.srcu.read_unlock()
+
+    async def break_recovery_lock(self) -> None:
+        """``cond_resched_rwlock_read``."""
+        await self.kvm.mmu_lock.cond_resched_read()
 
     async def tdp_recovery_ends(self, flush: bool) -> None:
         """The flush that is still owed, and only then out of RCU."""

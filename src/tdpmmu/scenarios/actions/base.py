@@ -121,6 +121,25 @@ def zap_all(context: Context, text: str) -> Run:
     return lambda: context.mmu.zap_all_fast()
 
 
+def zap_range(context: Context, text: str) -> Run:
+    """``zap-range:FIRST-LAST``: ``kvm_zap_gfn_range``."""
+    gfns = context.gfns(text)
+    return lambda: context.mmu.zap_gfn_range_all(gfns[0], gfns[-1] + 1)
+
+
+def unload(context: Context, text: str) -> Run:
+    """``unload``: the vCPU gives its root up for good (``kvm_mmu_unload``)."""
+    vcpu = context.need_vcpu()
+    return lambda: context.mmu.unload_root(vcpu)
+
+
+def prefault(context: Context, text: str) -> Run:
+    """``prefault:GFN``: ``KVM_PRE_FAULT_MEMORY`` of a gfn for reading."""
+    vcpu = context.need_vcpu()
+    gfn, as_id, pool = context.gfn(text), context.as_id, context.pool
+    return lambda: context.mmu.pre_fault_memory(vcpu, gfn, as_id, pool)
+
+
 def parse_slot(text: str) -> Memslot:
     """``[AS/]FIRST-LAST[@HVA][:log][:ro]``."""
     body, *flags = text.split(":")
@@ -147,4 +166,7 @@ ACTIONS: dict[str, Action] = {
     "slot-move": slot_move,
     "slot-create": slot_create,
     "zap-all-fast": zap_all,
+    "zap-range": zap_range,
+    "unload": unload,
+    "prefault": prefault,
 }

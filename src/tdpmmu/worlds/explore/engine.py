@@ -110,7 +110,7 @@ class Explorer:
         *,
         reduce: bool = True,
         budget: Budget | None = None,
-        first: bool = False,
+        first: bool | str = False,
         progress: Progress | None = None,
     ) -> None:
         self.machine = machine
@@ -242,9 +242,11 @@ class Explorer:
                         order.append(successor)
                         parents.append(current)
             current += 1
-            if self.first and result.violations:
+            if self.first and any(self.first in (True, v.prop) for v in result.violations):
                 result.transitions = transitions
                 result.stopped = "at the first violation"
+                if self.first is not True:
+                    result.stopped += f" of {self.first}"
                 return
             if self.budget.states and len(order) > self.budget.states:
                 result.transitions = transitions
@@ -419,10 +421,12 @@ def explore(
     *,
     reduce: bool = True,
     budget: Budget | None = None,
-    first: bool = False,
+    first: bool | str = False,
     progress: Progress | None = None,
 ) -> Explorer:
-    """Search ``machine``; start again without a guard that a thread does not keep to."""
+    """Search ``machine``, to the end or to the first violation (of the property ``first``).
+
+    It starts again without a guard that a thread does not keep to."""
     mistrusted: list[str] = []
     while True:
         explorer = Explorer(machine, reduce=reduce, budget=budget, first=first, progress=progress)

@@ -1,0 +1,61 @@
+"""What userspace was told is gone, and is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from tdpmmu.arch.hardware import Entry
+from tdpmmu.arch.table import Header
+from tdpmmu.events.records import Event, MemslotGone, RangeZapped
+from tdpmmu.machine.ghost import HARM
+from tdpmmu.machine.op import USED, Step
+from tdpmmu.properties.base import Property
+from tdpmmu.properties.view import tell, usable_leaves
+
+
+class Leftover(Property):
+    """When a memslot's or a range's removal returns, no root and no TLB maps its gfns.
+
+    That holds for invalid roots, too: they are to be zapped before a memslot update completes.
+    """
+
+    name: ClassVar[str] = "leftover"
+    kind: ClassVar[str] = HARM
+    meaning: ClassVar[str] = "a memslot or range that was removed is still mapped"
+    hears: ClassVar[tuple[type[Event], ...]] = (MemslotGone, RangeZapped)
+
+    def observe(self, step: Step, event: Event) -> None:
+        as_id = -1
+        if isinstance(event, MemslotGone):
+            as_id = event.as_id
+        elif not isinstance(event, RangeZapped):
+            return
+        hardware = self.hardware
+        for entry in self._mapped(step, as_id):
+            if self._overlaps(entry, event.gfn, event.pages):
+                step.violate(self, f"the page tables still have {tell(hardware, entry)}")
+                return
+        for vcpu, entry in usable_leaves(hardware, step):
+            header: Header | None = step[hardware.page_by_number[entry[0]].header]
+            if header is None or as_id not in (-1, header.as_id):
+                continue
+            if self._overlaps(entry, event.gfn, event.pages):
+                step.violate(self, f"vCPU{vcpu.number} may still use {tell(hardware, entry)}")
+                return
+
+    def _overlaps(self, entry: Entry, gfn: int, pages: int) -> bool:
+        return entry[1] < gfn + pages and gfn < entry[1] + self.hardware.geometry.pages(entry[2])
+
+    def _mapped(self, step: Step, as_id: int) -> Iterator[Entry]:
+        """The leaves below all TDP roots of an address space, valid or not."""
+        hardware = self.hardware
+        for number, page in sorted(hardware.page_by_number.items()):
+            header: Header | None = step[page.header]
+            if header is None or header.root != number or step[page.state] != USED:
+                continue
+            if not header.tdp or as_id not in (-1, header.as_id):
+                continue
+            for entry in sorted(hardware.reachable(step, number)):
+                if hardware.format.is_last(entry[3], entry[2]):
+                    yield entry
