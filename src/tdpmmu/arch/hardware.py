@@ -212,8 +212,8 @@ def covers(geometry: Geometry, entry: Entry, gfn: int) -> bool:
 def forget(step: Step, hardware: Hardware, vcpu: VcpuCells) -> None:
     """Drop what a vCPU outside the guest holds when a flush is due before its next entry.
 
-    Giving an invalid root up is a flush, too.  It cannot use any of it: should it enter without that
-    flush, ``FlushLost`` says so.
+    Giving an invalid root up is a flush, too.  It cannot use any of it: should it enter without
+    that flush, ``FlushLost`` says so.
     """
     due = step[vcpu.request] or (
         step[vcpu.reload]

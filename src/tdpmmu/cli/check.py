@@ -18,7 +18,7 @@ EPILOG = "Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacu
 def check(
     scenario: Annotated[
         str | None,
-        typer.Argument(help="nx-recovery, or FILE.py with a scenario or patch; none: the table."),
+        typer.Argument(help="nx-recovery, script, or a FILE.py; none: the table."),
     ] = None,
     kernel: Annotated[str, typer.Option("--kernel", "-k", help="See 'tdpmmu kernels'.")] = "5.12",
     patch: Annotated[
@@ -40,6 +40,13 @@ def check(
     flush: Annotated[str | None, typer.Option(help="bare-metal or ranged.")] = None,
     spte_format: Annotated[str | None, typer.Option("--format", help="npt or ept.")] = None,
     resched: Annotated[str | None, typer.Option(help="any or contended.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any parameter of the scenario, NAME=VALUE; repeatable."),
+    ] = None,
+    all_kernels: Annotated[
+        bool, typer.Option("--all-kernels", help="Ask every kernel: first bad, first good.")
+    ] = False,
     properties: Annotated[str, typer.Option(help="harm, discipline or all.")] = "all",
     states: Annotated[int, typer.Option(help="Budget in states; 0: none.")] = 0,
     seconds: Annotated[float, typer.Option("--time", help="Budget in seconds.")] = 0,
@@ -87,12 +94,27 @@ def check(
         "format": spte_format,
         "resched": resched,
     }
+    if all_kernels:
+        from tdpmmu.cli.all_kernels import print_all
+
+        def question_for(name: str) -> Question:
+            return make_question(
+                scenario,
+                name,
+                tuple(patch or ()),
+                {key: value for key, value in given.items() if value is not None},
+                properties,
+                tuple(settings or ()),
+            )
+
+        raise typer.Exit(print_all(question_for, budget, as_json=as_json))
     question = make_question(
         scenario,
         kernel,
         tuple(patch or ()),
         {name: value for name, value in given.items() if value is not None},
         properties,
+        tuple(settings or ()),
     )
     verdict = run(question, budget, first=first, reduce=reduce)
     unreduced = _unreduced(question, verdict) if stats and reduce else None
@@ -111,17 +133,20 @@ def make_question(
     patches: tuple[str, ...],
     parameters: dict[str, Any],
     properties: str,
+    settings: tuple[str, ...] = (),
 ) -> Question:
     """What the command line asks; UsageError if it makes no sense."""
     import dataclasses
 
     from tdpmmu.cli import user_files as files
     from tdpmmu.properties.catalogue import wanted
-    from tdpmmu.scenarios.nx_recovery import NxRecovery
+    from tdpmmu.scenarios.catalogue import parameter as parse_parameter
+    from tdpmmu.scenarios.catalogue import patch_class
+    from tdpmmu.scenarios.catalogue import scenario_class as find_scenario
     from tdpmmu.scenarios.question import Question
-    from tdpmmu.versions.registry import UnknownName, apply, kernel_class, patch_class
+    from tdpmmu.versions.registry import UnknownName, apply, kernel_class
 
-    scenario_class: type[Any] = NxRecovery
+    scenario_class: type[Any] | None = None
     name: str | None = None
     if files.is_file(scenario):
         path, cls_name = files.split(scenario)
@@ -131,9 +156,13 @@ def make_question(
             name = f"{path}:{scenario_class.__name__}"
         else:
             patches = (*patches, scenario)
-    elif scenario != NxRecovery.name:
-        raise UsageError(f"unknown scenario {scenario!r}: {NxRecovery.name}, or a FILE.py")
     try:
+        if scenario_class is None:
+            scenario_class = find_scenario("nx-recovery" if files.is_file(scenario) else scenario)
+        parameters = dict(parameters)
+        for text in settings:
+            field, value = parse_parameter(scenario_class, text)
+            parameters[field] = value
         wanted(properties)
         classes = []
         names = []

@@ -13,6 +13,7 @@ from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.explain import explain
 from tdpmmu.cli.kernels import kernels
 from tdpmmu.cli.trace import trace_app
+from tdpmmu.cli.zoo import zoo
 
 app = typer.Typer(
     help="An executable model of KVM's x86 MMU, and tools that make it answer questions.",
@@ -26,6 +27,7 @@ app.command()(explain)
 app.command()(compare)
 app.command(context_settings=CONTEXT_SETTINGS)(decode)
 app.command()(kernels)
+app.command()(zoo)
 app.add_typer(trace_app, name="trace")
 
 

@@ -254,19 +254,20 @@ def _is_user_reference(name: str) -> bool:
 
 
 def _patch_class(name: str) -> type[Any]:
-    return load_class(name) if _is_user_reference(name) else registry.patch_class(name)
+    from tdpmmu.scenarios.catalogue import patch_class
+
+    return load_class(name) if _is_user_reference(name) else patch_class(name)
 
 
 def _scenario_class(name: str) -> type[Any]:
     if _is_user_reference(name):
         return load_class(name)
-    from tdpmmu.scenarios.nx_recovery import NxRecovery
-    from tdpmmu.scenarios.script import Script
+    from tdpmmu.scenarios.catalogue import scenario_class
 
-    for cls in (NxRecovery, Script):
-        if name == cls.name:
-            return cls
-    raise TokenError(f"unknown scenario {name!r}")
+    try:
+        return scenario_class(name)
+    except ValueError as error:
+        raise TokenError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

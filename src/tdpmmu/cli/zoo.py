@@ -1,0 +1,164 @@
+"""``tdpmmu zoo``: real upstream bugs, put back and found."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tdpmmu.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tdpmmu.scenarios.zoo.run import Answer
+
+
+def zoo(
+    entry: Annotated[str | None, typer.Argument(help="One entry, as z6; none: all.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the interleaving that shows the bug.")
+    ] = False,
+    only_list: Annotated[bool, typer.Option("--list", help="List without exploring.")] = False,
+    seconds: Annotated[float, typer.Option("--time", help="Budget of a side, in seconds.")] = 120,
+    width: Annotated[int, typer.Option(help="Columns of the interleaving.")] = 80,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Put each real bug back and find it; hold its fix, and every later kernel, clean.
+
+    Example: tdpmmu zoo z6 --explain
+
+    Exit codes: 0 all as expected, 1 something is not, 2 bad usage, 130 Ctrl-C.
+    """
+    from tdpmmu.scenarios.zoo import entries
+    from tdpmmu.scenarios.zoo import entry as find
+    from tdpmmu.worlds.explore.engine import Budget
+
+    try:
+        chosen = (find(entry),) if entry else entries()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if only_list:
+        _list(chosen, as_json)
+        return
+    if explain:
+        if entry is None:
+            raise UsageError("--explain: name one entry, as in: tdpmmu zoo z6 --explain")
+        raise typer.Exit(_explain(entry, Budget(0, seconds, 0), width))
+    answers = _run([one.id for one in chosen], Budget(0, seconds, 0))
+    if as_json:
+        import json
+
+        print(json.dumps([dataclasses.asdict(a) for a in answers], indent=2))
+    else:
+        _print(chosen, answers, whole=entry is None)
+    raise typer.Exit(0 if all(answer.right for answer in answers) else 1)
+
+
+def _list(chosen: tuple[Any, ...], as_json: bool) -> None:
+    from tdpmmu.scenarios.zoo.not_expressed import NOT_EXPRESSED
+
+    if as_json:
+        import json
+
+        keys = ("id", "title", "commit", "fixed", "kernel", "prop", "mechanism", "fix_of")
+        print(json.dumps([{k: getattr(one, k) for k in keys} for one in chosen], indent=2))
+        return
+    for one in chosen:
+        print(f"{one.id:10s} {one.fixed:5s} {one.commit}  {one.prop:22s} {one.title}")
+    if len(chosen) > 1:
+        print(f"\n{len(chosen)} entries; {len(NOT_EXPRESSED)} bugs that the model cannot say")
+
+
+def _run(ids: list[str], budget: Any) -> list[Answer]:
+    """Every side of every entry, on all cores, in order."""
+    import os
+    import sys
+    from concurrent.futures import ProcessPoolExecutor
+
+    from tdpmmu.scenarios.zoo.run import answer, sides
+
+    jobs = [(name, side) for name in ids for side in sides(name)]
+    answers: list[Answer] = []
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        futures = [pool.submit(answer, name, side, budget) for name, side in jobs]
+        try:
+            for future in futures:
+                answers.append(future.result())
+                if sys.stderr.isatty():
+                    sys.stderr.write(f"\r{len(answers)} of {len(jobs)} sides \x1b[K")
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            if sys.stderr.isatty():
+                sys.stderr.write("\r\x1b[K")
+    return answers
+
+
+def _print(chosen: tuple[Any, ...], answers: list[Answer], *, whole: bool) -> None:
+    import shutil
+    import textwrap
+
+    from tdpmmu.scenarios.zoo.not_expressed import NOT_EXPRESSED
+    from tdpmmu.scenarios.zoo.run import BUG, FIXED
+
+    columns = max(72, shutil.get_terminal_size((100, 24)).columns)
+    found = clean = others = alarms = 0
+    for one in chosen:
+        mine = {answer.side: answer for answer in answers if answer.id == one.id}
+        bug, fixed = mine[BUG], mine[FIXED]
+        print(f"{one.id:10s} {one.title}"[:columns])
+        print(f"           fixed in {one.fixed} ({one.commit}); {one.kernel} explored")
+        verdict = "found" if bug.right else f"NOT FOUND ({bug.status})"
+        print(f"           bug {verdict}: {one.prop}; {bug.states:,} states, {bug.seconds:.1f} s")
+        verdict = "clean" if fixed.right else f"NOT CLEAN ({fixed.sentence})"
+        print(f"           fix {verdict}: {fixed.states:,} states, {fixed.seconds:.1f} s")
+        more = [answer for side, answer in mine.items() if side not in (BUG, FIXED)]
+        if more:
+            names = ", ".join(
+                a.kernel if a.right else f"{a.kernel} NOT ({a.sentence})" for a in more
+            )
+            print(f"           clean on {names}")
+        if not whole:
+            print()
+            print(textwrap.fill(one.mechanism, columns))
+            if one.fix_of:
+                print(f"\nThe fix of {one.fix_of} made it.")
+            if bug.token:
+                print(f"\nreplay with: tdpmmu explain {bug.token}")
+        found += bug.right
+        clean += fixed.right
+        others += len(more)
+        alarms += sum(not answer.right for answer in more) + (not fixed.right)
+    if not whole:
+        return
+    print("\nnot expressed:")
+    for missing in NOT_EXPRESSED:
+        print(f"{missing.id:10s} {missing.title}"[:columns])
+        indent = " " * 11
+        print(
+            textwrap.fill(missing.reason, columns, initial_indent=indent, subsequent_indent=indent)
+        )
+    total = sum(answer.seconds for answer in answers)
+    print(
+        f"\n{found} of {len(chosen)} bugs found, {clean} fixes clean, {others} runs on other "
+        f"kernels, {alarms} false alarms; {total:.0f} s of exploration; {len(NOT_EXPRESSED)} not expressed"
+    )
+
+
+def _explain(name: str, budget: Any, width: int) -> int:
+    from tdpmmu.cli.explain import text_of
+    from tdpmmu.scenarios.zoo import entry
+    from tdpmmu.scenarios.zoo.run import BUG, explore_side
+
+    one = entry(name)
+    answer, _ = explore_side(name, BUG, budget)
+    print(f"{one.id}: {one.title} ({one.commit}, {one.fixed})")
+    print(one.mechanism)
+    print()
+    if not answer.token:
+        print(f"not found: {answer.sentence}")
+        return 1
+    print(text_of(answer.token, width=width))
+    print(f"\nreplay with: tdpmmu explain {answer.token}")
+    return 0
