@@ -22,7 +22,7 @@ from tdpmmu.scenarios.thread_table import Row, rows
 from tdpmmu.versions.registry import KERNELS, PATCHES, apply
 from tdpmmu.worlds.explore.engine import Budget, explore
 
-BUDGET = Budget(states=400_000)
+BUDGET = Budget(states=1_500_000)
 
 STARVATION = {"no-progress"}
 

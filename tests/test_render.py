@@ -283,7 +283,13 @@ def test_a_run_without_progress_says_where_it_goes_round(endless: Reproduction) 
 
 def samples() -> list[Event]:
     """One of each event of the vocabulary."""
-    values = {"int": 1, "str": "read", "bool": True, "tuple[str, ...]": ("SP1",)}
+    values = {
+        "int": 1,
+        "str": "read",
+        "bool": True,
+        "tuple[str, ...]": ("SP1",),
+        "tuple[int, ...]": (1,),
+    }
     kinds = [one for one in vars(events).values() if isinstance(one, type)]
     return [
         kind(**{field.name: values[str(field.type)] for field in dataclasses.fields(kind)})

@@ -24,6 +24,8 @@ from tdpmmu.events.records import (
     GuestAccess,
     GuestEntered,
     GuestLeft,
+    PageMarkedDirty,
+    SpteChanged,
     TlbFilled,
     VcpuFlushed,
 )
@@ -41,12 +43,13 @@ class VcpuCells:
     """What other CPUs can see of a vCPU, and what its own CPU may hold.
 
     A *parked* vCPU will never enter the guest again but keeps its TLB and its roots.  ``pool`` is
-    where it allocates page tables from.
+    where it allocates page tables from, ``guest_mode`` says that it runs L2.
     """
 
     __slots__ = (
         "checked",
         "faulting",
+        "guest_mode",
         "held",
         "in_guest",
         "ipi",
@@ -55,6 +58,8 @@ class VcpuCells:
         "number",
         "owes",
         "parked",
+        "pml",
+        "pml_on",
         "pool",
         "reload",
         "request",
@@ -65,6 +70,7 @@ class VcpuCells:
         self.number = number
         self.thread: int | None = None
         self.pool = 0
+        self.guest_mode = False
         chunk = layout.chunk(f"vCPU{number}")
         name = f"vCPU{number}"
         self.parked = layout.cell(f"{name}.parked", parked, chunk=chunk)
@@ -75,6 +81,8 @@ class VcpuCells:
         self.faulting = layout.cell(f"{name}.faulting", False, chunk=chunk)
         self.checked = layout.cell(f"{name}.checked", False, chunk=chunk)
         self.owes = layout.cell(f"{name}.owes_flush", False, chunk=chunk)
+        self.pml_on = layout.cell(f"{name}.pml_enabled", False, chunk=chunk)
+        self.pml = layout.cell(f"{name}.pml", frozenset(), chunk=chunk)
         self.in_guest = layout.cell(f"{name}.in_guest", False, chunk=chunk)
         self.loaded = layout.cell(f"{name}.roots", (), chunk=layout.chunk(f"{name}.cr3"))
         self.held = layout.cell(f"{name}.may_hold", frozenset(), chunk=layout.chunk(f"{name}.tlb"))
@@ -225,7 +233,7 @@ def forget(step: Step, hardware: Hardware, vcpu: VcpuCells) -> None:
             step[vcpu.held] = frozenset()
 
 
-HIT, FAULT, KICKED = "hit", "fault", "kicked"
+HIT, FAULT, FAULT_PRESENT, KICKED = "hit", "fault", "fault on a present page", "kicked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +290,10 @@ class AccessMemory(Op):
     ``hit``: some translation that the CPU may hold (every live one among them) allows it.
     ``fault``: a fresh walk does not.  Where both can happen the world chooses.  ``kicked``: an
     IPI came first.
+
+    A write through a leaf without the dirty bit sets it in the page table, in one step, and has
+    the gfn put into the page-modification log if that is on.  A held translation that has the bit
+    writes without a trace; one that lacks it is of no use for a write once the page table differs.
     """
 
     hardware: Hardware
@@ -307,23 +319,48 @@ class AccessMemory(Op):
                     and covers(hardware.geometry, entry, self.gfn)
                     and spte_format.is_last(entry[3], entry[2])
                     and spte_format.allows(entry[3], self.kind)
+                    and (self.kind is not Access.WRITE or spte_format.is_dirty(entry[3]))
                 ):
                     outcomes.append((HIT, True))
                     break
-            outcomes.append((FAULT, False))
+            outcomes.append((FAULT if live is None else FAULT_PRESENT, False))
         return outcomes
+
+    def _set_dirty(self, step: Step) -> None:
+        """What a write through a live leaf without the dirty bit does to memory."""
+        vcpu, hardware = self.vcpu, self.hardware
+        live = hardware.walk(step, step[vcpu.loaded][0], self.gfn)
+        assert live is not None
+        sptep, level, spte = live
+        spte_format = hardware.format
+        if spte_format.is_dirty(spte):
+            return
+        page: TablePage = sptep.page
+        header: Header | None = step[page.header]
+        assert header is not None
+        new = spte | spte_format.dirty | spte_format.accessed
+        step[sptep] = new
+        gfn = hardware.geometry.round(self.gfn, level)
+        index = hardware.entry_index[sptep.key]
+        step.emit(SpteChanged(page.name, index, header.root, header.as_id, gfn, level, spte, new))
+        if step[vcpu.pml_on]:
+            step[vcpu.pml] = step[vcpu.pml] | {self.gfn}
+            step.emit(PageMarkedDirty(header.as_id, self.gfn))
+        hardware.entry_written(step, page, header, gfn, new)
 
     def alternatives(self, step: Step) -> int:
         return len(self._outcomes(step))
 
     def apply(self, step: Step, alternative: int) -> str:
         outcome, stale = self._outcomes(step)[alternative]
-        if outcome == FAULT:
+        if outcome in (FAULT, FAULT_PRESENT):
             step[self.vcpu.faulting] = True
+        elif outcome == HIT and self.kind is Access.WRITE and not stale:
+            self._set_dirty(step)
         if outcome != KICKED:
             step.emit(
                 GuestAccess(
-                    self.vcpu.number, self.gfn, self.kind.name.lower(), outcome == FAULT, stale
+                    self.vcpu.number, self.gfn, self.kind.name.lower(), outcome != HIT, stale
                 )
             )
         return outcome

@@ -39,7 +39,7 @@ class Header:
 
     ``level`` is the level of the *entries* in the table; ``role_level`` is the kernel's
     ``role.level``, which up to 5.13 was the parent's level for a TDP MMU child.
-    ``parent`` is ``sp->ptep``, the entry that points here (from 5.18).
+    ``parent`` is ``sp->ptep``, the entry that points here (from 5.18).  ``guest_mode``: it maps L2.
     """
 
     gfn: int
@@ -49,6 +49,7 @@ class Header:
     root: int
     tdp: bool
     parent: Cell | None = None
+    guest_mode: bool = False
 
 
 class TablePage:
@@ -155,12 +156,24 @@ def _changed(step: Step, sptep: Cell, old: int, new: int) -> None:
         hardware.entry_written(step, page, header, gfn, new)
 
 
+def _assisted(step: Step, sptep: Cell) -> bool:
+    """Whether hardware may write this entry itself: a writable leaf without its dirty bit."""
+    page: TablePage = sptep.page
+    spte_format = page.hardware.format
+    spte = step[sptep]
+    if not spte_format.is_writable(spte) or spte_format.is_dirty(spte):
+        return False
+    return spte_format.is_shadow_present(spte) and page.hardware.may_walk(step, page)
+
+
 def _mover(step: Step, sptep: Cell) -> str:
     """How a write under a lock commutes: software is shut out, hardware is not.
 
     The later an entry goes away, the longer hardware may pick it up.
     """
     mover = writing(sptep, step)
+    if mover == BOTH and _assisted(step, sptep):
+        return NEITHER
     if mover == BOTH:
         hardware = sptep.page.hardware
         if hardware.format.is_shadow_present(step[sptep]) and hardware.may_walk(step, sptep.page):
@@ -179,7 +192,8 @@ class ReadSpte(Spte):
         return int(step[self.sptep])
 
     def mover(self, step: Step) -> str:
-        return reading(self.sptep, step)
+        mover = reading(self.sptep, step)
+        return NEITHER if mover == BOTH and _assisted(step, self.sptep) else mover
 
     def describe(self) -> str:
         return f"read {self.sptep.name}"
@@ -250,6 +264,28 @@ class CmpXchgSpte(Spte):
 
 
 @dataclass(frozen=True, slots=True)
+class ClearSpteBits(Spte):
+    """``atomic64_fetch_and(~mask, sptep)``: the old value."""
+
+    sptep: Cell
+    mask: int
+
+    def apply(self, step: Step, alternative: int) -> int:
+        step.touch(self.sptep, write=True)
+        old = int(step[self.sptep])
+        new = old & ~self.mask
+        step[self.sptep] = new
+        _changed(step, self.sptep, old, new)
+        return old
+
+    def mover(self, step: Step) -> str:
+        return NEITHER
+
+    def describe(self) -> str:
+        return f"atomic and {self.sptep.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class ReadHeader(Op):
     """Look at ``sp->gfn`` and ``sp->role``.
 
@@ -295,7 +331,7 @@ class Allocate(Op):
                 if self.root:
                     header = Header(
                         header.gfn, header.level, header.role_level, header.as_id, page.number,
-                        header.tdp, None,
+                        header.tdp, None, header.guest_mode,
                     )  # fmt: skip
                 step[page.state] = USED
                 step[page.header] = header

@@ -142,7 +142,8 @@ def _print(chosen: tuple[Any, ...], answers: list[Answer], *, whole: bool) -> No
     total = sum(answer.seconds for answer in answers)
     print(
         f"\n{found} of {len(chosen)} bugs found, {clean} fixes clean, {others} runs on other "
-        f"kernels, {alarms} false alarms; {total:.0f} s of exploration; {len(NOT_EXPRESSED)} not expressed"
+        f"kernels, {alarms} false alarms; {total:.0f} s of exploration; "
+        f"{len(NOT_EXPRESSED)} not expressed"
     )
 
 

@@ -37,11 +37,12 @@ class SpteChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class PageLinked(Event):
-    """``kvm_mmu_get_page``: a new page table became reachable."""
+    """``kvm_mmu_get_page``: a new page table became reachable; ``nx``: for a fetch."""
 
     page: str
     gfn: int
     level: int
+    nx: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,5 +277,88 @@ class MemslotGone(Event):
 class RangeZapped(Event):
     """``kvm_zap_gfn_range`` is about to return for gfns ``[gfn, gfn + pages)``."""
 
+    gfn: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyLogChanged(Event):
+    """Dirty logging of these gfns: ``on`` when the ioctl returns, off when it begins."""
+
+    as_id: int
+    gfn: int
+    pages: int
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PageMarkedDirty(Event):
+    """``mark_page_dirty_in_slot``, or the CPU's page-modification log: a write is on record."""
+
+    as_id: int
+    gfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyLogTaken(Event):
+    """``KVM_GET_DIRTY_LOG`` has taken these gfns out of the bitmap; it has not returned yet."""
+
+    as_id: int
+    gfns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyLogReturned(Event):
+    """``KVM_GET_DIRTY_LOG`` returns what was taken."""
+
+    as_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedWrite(Event):
+    """KVM wrote guest memory on behalf of the guest."""
+
+    vcpu: int
+    as_id: int
+    gfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class GfnTracked(Event):
+    """A gfn is write-tracked from here on: it holds a page table that KVM shadows."""
+
+    as_id: int
+    gfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class PfnMarkedDirty(Event):
+    """``kvm_set_pfn_dirty``: KVM tells the host that the guest has written a frame."""
+
+    pfn: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttributesChanged(Event):
+    """``KVM_SET_MEMORY_ATTRIBUTES`` returned: these gfns are private, all others shared."""
+
+    private: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MmioEmulated(Event):
+    """A guest access was handed to userspace as MMIO."""
+
+    vcpu: int
+    as_id: int
+    gfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemslotCreated(Event):
+    """``KVM_SET_USER_MEMORY_REGION`` returned for a new slot."""
+
+    as_id: int
     gfn: int
     pages: int

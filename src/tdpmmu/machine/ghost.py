@@ -25,6 +25,8 @@ class Ghost:
     meaning: ClassVar[str]
     hears: ClassVar[tuple[type[Event], ...]]
     initial: ClassVar[object] = None
+    history: ClassVar[bool] = False
+    """Whether it has to hear what happened before the first state, too."""
 
     def __init__(self) -> None:
         self.cell: Cell | None = None

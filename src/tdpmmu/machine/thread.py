@@ -28,7 +28,8 @@ class Thread:
 class Machine:
     """Cells, threads and ghosts: all that a world needs to run something.
 
-    ``sometimes`` is what some run must show, or the scenario proves nothing.
+    ``sometimes`` is what some run must show, or the scenario proves nothing.  ``prologue`` is what
+    happened before the first state.
     """
 
     layout: Layout
@@ -36,6 +37,7 @@ class Machine:
     ghosts: list[Ghost] = field(default_factory=list)
     initial: State = ()
     sometimes: dict[str, Callable[[Event, Step], bool]] = field(default_factory=dict)
+    prologue: tuple[Event, ...] = ()
 
     def listeners(self) -> dict[type[Event], list[Ghost]]:
         """Which ghosts hear which event."""

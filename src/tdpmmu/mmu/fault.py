@@ -24,6 +24,8 @@ class Fault:
         "slot",
         "generation",
         "map_writable",
+        "present",
+        "guest_mode",
         "wrprot",
         "root",
         "as_id",
@@ -44,6 +46,8 @@ class Fault:
         self.generation = 0
         self.map_writable = True
         self.wrprot = False
+        self.present = False
+        self.guest_mode = False
         self.root = root
         self.as_id = as_id
         self.pool = pool

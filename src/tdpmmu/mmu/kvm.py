@@ -51,7 +51,10 @@ class Memslot:
 
 @dataclass(frozen=True, slots=True)
 class Memslots:
-    """``struct kvm_memslots`` of one address space."""
+    """``struct kvm_memslots`` of one address space.
+
+    ``generation`` counts by two; an odd one is that of an update in progress.
+    """
 
     generation: int
     slots: tuple[Memslot, ...]
@@ -150,10 +153,23 @@ class Kvm:
         self.memslots = tuple(
             layout.cell(
                 f"memslots[{as_id}]",
-                Memslots(as_id, tuple(slot for slot in slots if slot.as_id == as_id)),
+                Memslots(2, tuple(slot for slot in slots if slot.as_id == as_id)),
                 guard=self.memslots_change,
             )
             for as_id in (0, 1)
+        )
+        self.dirty_bitmap = tuple(
+            layout.cell(f"dirty_bitmap[{as_id}]", frozenset()) for as_id in (0, 1)
+        )
+        self.tracking_change = Unchanged("write tracking does not change")
+        self.write_tracked = tuple(
+            layout.cell(f"gfn_write_track[{as_id}]", frozenset(), guard=self.tracking_change)
+            for as_id in (0, 1)
+        )
+        self.attributes_change = Unchanged("memory attributes do not change")
+        self.private_gfns = layout.cell("mem_attr_array", frozenset(), guard=self.attributes_change)
+        self.mixed_regions = layout.cell(
+            "lpage_info mixed", frozenset(), guard=self.attributes_change
         )
         self.slots_lock = SpinLock(layout, "slots_lock", chunk=layout.chunk("slots_lock"))
         self.mn_invalidate_lock = SpinLock(
@@ -188,7 +204,7 @@ class Kvm:
             pool = []
             visitors = Visitors(f"the pages of pool {number}", self.alive)
             self.visitors.append(visitors)
-            sptes = UnderEitherMode(self.mmu_lock, visitors)
+            sptes = UnderEitherMode(self.mmu_lock, visitors, self.rcu.reading)
             for _ in range(size):
                 page = TablePage(
                     layout,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tdpmmu.arch.hardware import NeedsIpi, RequestReload, SendIpi, WaitIpi
-from tdpmmu.events.records import MemslotGone
+from tdpmmu.events.records import MemslotCreated, MemslotGone
 from tdpmmu.kernel.locks import SpinAcquire
 from tdpmmu.machine.op import Emit, Op, Read, Step, Write
 from tdpmmu.mmu.kvm import Kvm, Memslot, Memslots
@@ -39,7 +39,7 @@ class MemslotUpdates(Notifier):
         kvm = self.kvm
         old = await Read(kvm.memslots[as_id])
         await self.block_invalidations()
-        await Write(kvm.memslots[as_id], Memslots(old.generation, slots))
+        await Write(kvm.memslots[as_id], Memslots(old.generation + 1, slots))
         await self.unblock_invalidations()
         await kvm.srcu.synchronize()
         await self.memslots_updated(as_id, Memslots(old.generation + 2, slots))
@@ -93,6 +93,7 @@ class MemslotUpdates(Notifier):
         await kvm.slots_lock.lock()
         old = await Read(kvm.memslots[slot.as_id])
         await self.swap_active_memslots(slot.as_id, (*old.slots, slot))
+        await Emit(MemslotCreated(slot.as_id, slot.base_gfn, slot.npages))
         await kvm.slots_lock.unlock()
 
     async def flush_shadow_memslot(self, slot: Memslot) -> None:

@@ -97,17 +97,28 @@ class PageFault(TdpMap):
         """``kvm_handle_noslot_fault``: emulated MMIO; an MMIO SPTE is still to be installed."""
         return ""
 
+    async def adjust_for_attributes(self, fault: Fault) -> None:
+        """No huge page over gfns of different attributes."""
+
     async def is_page_fault_stale(self, vcpu: VcpuCells, fault: Fault) -> bool:
         """``is_page_fault_stale``; before 5.16 only an invalidation makes a fault stale."""
         return fault.slot is not None and await self.notifier_retry(fault)
 
     async def direct_page_fault(
-        self, vcpu: VcpuCells, gfn: int, access: Access, as_id: int, pool: int
+        self,
+        vcpu: VcpuCells,
+        gfn: int,
+        access: Access,
+        as_id: int,
+        pool: int,
+        present: bool = False,
     ) -> str:
         """``direct_page_fault``: find the host's page, then map it under ``mmu_lock`` for read."""
         kvm = self.kvm
         root = await CurrentRoot(vcpu)
         fault = Fault(gfn, access, root, as_id, pool)
+        fault.present = present
+        fault.guest_mode = vcpu.guest_mode
         if await self.page_fault_handle_page_track(fault):
             await Emit(FaultFixed(vcpu.number, gfn, RET_PF_EMULATE))
             return RET_PF_EMULATE
@@ -126,6 +137,7 @@ class PageFault(TdpMap):
         result = RET_PF_RETRY
         if not await self.is_page_fault_stale(vcpu, fault):
             self.hugepage_adjust(fault)
+            await self.adjust_for_attributes(fault)
             result = await self.tdp_mmu_map(fault)
         await kvm.mmu_lock.read_unlock()
         await Emit(FaultFixed(vcpu.number, gfn, result))

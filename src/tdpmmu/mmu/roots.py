@@ -12,19 +12,22 @@ from tdpmmu.mmu.tdp_zap import TdpZap
 class Roots(TdpZap):
     """A root is shared by all vCPUs of one role; here that is the address space (SMM or not)."""
 
-    async def get_vcpu_root(self, pool: int, as_id: int) -> TablePage:
+    async def get_vcpu_root(self, pool: int, as_id: int, guest_mode: bool = False) -> TablePage:
         """``get_tdp_mmu_vcpu_root``: the root for this address space, a new one if need be."""
         kvm = self.kvm
         await kvm.mmu_lock.write_lock()
         for root in await Read(kvm.tdp_mmu_roots):
             header = await ReadHeader(root)
-            if header.as_id == as_id and not await Read(root.invalid):
+            same = header.as_id == as_id and header.guest_mode == guest_mode
+            if same and not await Read(root.invalid):
                 await self.get_root(root)
                 await kvm.mmu_lock.write_unlock()
                 return root  # type: ignore[no-any-return]
         levels = kvm.geometry.levels
         root = await Allocate(
-            kvm.pools[pool], Header(0, levels, levels, as_id, 0, tdp=True), root=True
+            kvm.pools[pool],
+            Header(0, levels, levels, as_id, 0, tdp=True, guest_mode=guest_mode),
+            root=True,
         )
         count = await self.new_root_count()
         await SetPrivate(root.root_count, count)
@@ -93,7 +96,7 @@ class Roots(TdpZap):
         await LoadRoot(vcpu, ())
         await self.put_root(root)
         await kvm.mmu_lock.write_unlock()
-        fresh = await self.get_vcpu_root(vcpu.pool, header.as_id)
+        fresh = await self.get_vcpu_root(vcpu.pool, header.as_id, header.guest_mode)
         await self.load_root(vcpu, fresh)
 
     async def unload_root(self, vcpu: VcpuCells) -> None:

@@ -26,7 +26,16 @@ class TdpMap(TdpMmu):
         """
         page: TablePage = await Allocate(
             self.kvm.pools[fault.pool],
-            Header(it.gfn, it.level - 1, it.level, fault.as_id, it.root.number, True, it.sptep),
+            Header(
+                it.gfn,
+                it.level - 1,
+                it.level,
+                fault.as_id,
+                it.root.number,
+                True,
+                it.sptep,
+                fault.guest_mode,
+            ),
         )
         return page
 
@@ -89,7 +98,7 @@ class TdpMap(TdpMmu):
         if not await self.set_spte_atomic(it, self.kvm.format.nonleaf(sp.pfn)):
             await FreeUnused(sp)
             return False
-        await Emit(PageLinked(sp.name, it.gfn, it.level - 1))
+        await Emit(PageLinked(sp.name, it.gfn, it.level - 1, fault.huge_page_disallowed))
         account_nx = fault.huge_page_disallowed and fault.req_level >= it.level
         await self.link_page(sp, True, account_nx)
         return True

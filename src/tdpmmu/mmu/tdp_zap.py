@@ -10,7 +10,7 @@ from tdpmmu.arch.table import (
     WriteSpte,
     XchgSpte,
 )
-from tdpmmu.events.records import PageZapped, Warned, Yielded
+from tdpmmu.events.records import PageZapped, PfnMarkedDirty, Warned, Yielded
 from tdpmmu.machine.op import Emit, Read, SetAdd, SetDel
 from tdpmmu.mmu.shadow import ShadowMmu
 from tdpmmu.mmu.tdp_iter import TdpIter
@@ -66,6 +66,9 @@ class TdpZap(ShadowMmu):
             if not (spte.is_frozen(new) or spte.is_mmio(old) or spte.is_mmio(new)):
                 await Emit(Warned("a non-present SPTE was replaced by another one"))
             return
+        gone = not is_present or not spte.is_dirty(new) or pfn_changed
+        if was_leaf and spte.is_dirty(old) and gone:
+            await Emit(PfnMarkedDirty(spte.pfn(old), self.kvm.geometry.pages(level)))
         if was_present and not was_leaf and (pfn_changed or not is_present):
             await self.handle_removed_page(self.kvm.page_of(old), shared)
 
@@ -107,6 +110,15 @@ class TdpZap(ShadowMmu):
             await Emit(Warned("a frozen SPTE under mmu_lock held for write"))
         await WriteSpte(it.sptep, new)
         await self.handle_changed_spte(it.old_spte, new, it.level, False)
+
+    async def clear_spte_bits(self, it: TdpIter, mask: int) -> None:
+        """``tdp_mmu_clear_spte_bits``; before 5.18 a plain write of what was read before."""
+        await WriteSpte(it.sptep, it.old_spte & ~mask)
+
+    async def reread(self, it: TdpIter) -> int:
+        """``kvm_tdp_mmu_read_spte``."""
+        value: int = await ReadSpte(it.sptep)
+        return value
 
     async def set_spte_atomic(self, it: TdpIter, new: int) -> bool:
         """``tdp_mmu_set_spte_atomic``: with ``mmu_lock`` held for read; false if somebody was

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tdpmmu.arch.hardware import (
-    FAULT,
+    FAULT_PRESENT,
     HIT,
     IN_GUEST,
     KICKED,
@@ -22,10 +22,10 @@ from tdpmmu.arch.hardware import (
 from tdpmmu.arch.spte import Access
 from tdpmmu.machine.op import Choose
 from tdpmmu.mmu.fault import RET_PF_EMULATE, RET_PF_RETRY
-from tdpmmu.mmu.memslots import MemslotUpdates
+from tdpmmu.mmu.mmio import Mmio
 
 
-class Vcpu(MemslotUpdates):
+class Vcpu(Mmio):
     """The loop of ``KVM_RUN``."""
 
     async def enter_guest(self, vcpu: VcpuCells) -> bool:
@@ -50,6 +50,7 @@ class Vcpu(MemslotUpdates):
     async def leave_guest(self, vcpu: VcpuCells) -> None:
         """From the exit to the point where interrupts are on and the mode says so."""
         await VmExit(vcpu)
+        await self.flush_pml_buffer(vcpu)
         await SetMode(self.kvm.hardware, vcpu, OUTSIDE)
         await self.kvm.srcu.read_lock()
 
@@ -76,8 +77,8 @@ class Vcpu(MemslotUpdates):
                 return
             if outcome == KICKED:
                 continue
-            assert outcome == FAULT
-            result = await self.direct_page_fault(vcpu, gfn, access, as_id, pool)
+            present = outcome == FAULT_PRESENT
+            result = await self.direct_page_fault(vcpu, gfn, access, as_id, pool, present)
             if result == RET_PF_EMULATE:
                 await self.emulate(vcpu, as_id, gfn, access)
                 return
@@ -94,9 +95,6 @@ class Vcpu(MemslotUpdates):
     async def pre_fault_gives_up(self, vcpu: VcpuCells, gfn: int, as_id: int) -> bool:
         """Whether a retry is left to userspace; before 6.18 it never is."""
         return False
-
-    async def emulate(self, vcpu: VcpuCells, as_id: int, gfn: int, access: Access) -> None:
-        """``x86_emulate_instruction``: KVM or userspace does the access for the guest."""
 
     async def run_vcpu(
         self,

@@ -7,20 +7,31 @@ from typing import Any
 
 from tdpmmu.arch.hardware import Hardware
 from tdpmmu.machine.ghost import DISCIPLINE, HARM
+from tdpmmu.machine.op import Step
 from tdpmmu.machine.thread import Machine
 from tdpmmu.properties.base import Property
 from tdpmmu.properties.context import Guarded, KernelWarning, LockContext
+from tdpmmu.properties.dirty_log import DirtyLogComplete, TrackedWrite
 from tdpmmu.properties.flush_owed import FlushBeforeRcuUnlock, FlushOwed, FlushRequestLost
 from tdpmmu.properties.freed_table import FreedTable
 from tdpmmu.properties.leftover import Leftover
 from tdpmmu.properties.lifetime import Leak, RefcountError, UseAfterFree
+from tdpmmu.properties.lost_dirty import LostDirtyBit
+from tdpmmu.properties.mixed import MixedHugePage
+from tdpmmu.properties.mmio import StaleMmio
 from tdpmmu.properties.multihit import Multihit
+from tdpmmu.properties.nx_tag import NxUntagged
 from tdpmmu.properties.stale_translation import StaleTranslation
 
 WATCHERS: tuple[type[Property], ...] = (
     StaleTranslation,
     FreedTable,
     Leftover,
+    DirtyLogComplete,
+    TrackedWrite,
+    LostDirtyBit,
+    MixedHugePage,
+    StaleMmio,
     Multihit,
     Leak,
     UseAfterFree,
@@ -30,6 +41,7 @@ WATCHERS: tuple[type[Property], ...] = (
     FlushRequestLost,
     FlushOwed,
     FlushBeforeRcuUnlock,
+    NxUntagged,
     Guarded,
 )
 """Properties that watch events."""
@@ -78,4 +90,10 @@ def attach(
         if ghost.initial is not None:
             ghost.cell = machine.layout.cell(f"ghost {ghost.name}", ghost.initial)
             machine.initial = (*machine.initial, (ghost.initial,))
+        if ghost.history:
+            step = Step(machine.initial, 0)
+            for event in machine.prologue:
+                if type(event) in ghost.hears:
+                    ghost.observe(step, event)
+            machine.initial = step.state
         machine.ghosts.append(ghost)

@@ -25,10 +25,13 @@ Debt = tuple[int, int, Entry]
 
 def _takes_nothing(spte_format: SpteFormat, old: int, new: int) -> bool:
     """Whether a leaf still allows all that it allowed."""
+    # Write access that dirty logging takes is flushed before its ioctl returns, without the lock;
+    # the SPTE stays MMU-writable and says so.
+    writable = spte_format.is_writable(new) or spte_format.is_mmu_writable(new)
     return (
         spte_format.is_shadow_present(new)
         and spte_format.pfn(old) == spte_format.pfn(new)
-        and spte_format.is_writable(new) >= spte_format.is_writable(old)
+        and writable >= spte_format.is_writable(old)
         and spte_format.is_executable(new) >= spte_format.is_executable(old)
     )
 

@@ -187,6 +187,30 @@ class Words:
                 return Phrase(f"the slot of {where} is flushed", MEMORY)
             case ev.RangeZapped(gfn, pages):
                 return Phrase(f"gfns {gfn:#x}-{gfn + pages - 1:#x} are zapped", MEMORY)
+            case ev.DirtyLogChanged(as_id, gfn, pages, on):
+                where = f"gfns {gfn:#x}-{gfn + pages - 1:#x} of address space {as_id}"
+                return Phrase(f"dirty logging is {'on' if on else 'off'} for {where}", MEMORY)
+            case ev.PageMarkedDirty(_, gfn):
+                return Phrase(f"gfn {gfn:#x} is logged as dirty", MEMORY)
+            case ev.DirtyLogTaken(_, gfns):
+                which = ", ".join(f"{gfn:#x}" for gfn in gfns) or "none"
+                return Phrase(f"gfns taken out of the dirty bitmap: {which}", MEMORY)
+            case ev.DirtyLogReturned(_):
+                return Phrase("the dirty log is returned to userspace", MEMORY)
+            case ev.EmulatedWrite(_, _, gfn):
+                return Phrase(f"KVM writes gfn {gfn:#x} for the guest", GUEST)
+            case ev.GfnTracked(_, gfn):
+                return Phrase(f"gfn {gfn:#x} is write-tracked", MEMORY)
+            case ev.PfnMarkedDirty(pfn):
+                return Phrase(f"kvm_set_pfn_dirty({pfn:#x})") if self._every else None
+            case ev.AttributesChanged(private):
+                which = ", ".join(f"{gfn:#x}" for gfn in private) or "none"
+                return Phrase(f"private gfns are now: {which}", MEMORY)
+            case ev.MmioEmulated(_, _, gfn):
+                return Phrase(f"gfn {gfn:#x} is emulated as MMIO", GUEST)
+            case ev.MemslotCreated(as_id, gfn, pages):
+                where = f"gfns {gfn:#x}-{gfn + pages - 1:#x} of address space {as_id}"
+                return Phrase(f"a slot for {where} is there", MEMORY)
             case ev.TornDown(leaked):
                 left = f" but not {', '.join(leaked)}" if leaked else ""
                 return Phrase(f"the VM is gone{left}", ALARM if left else MEMORY)

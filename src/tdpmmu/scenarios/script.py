@@ -1,10 +1,10 @@
 """A scenario written as text: what each thread does, step by step.
 
 ``threads`` are separated by ``;``.  Each is ``NAME: STEP STEP ...``.  A thread called ``vcpuN`` is
-a vCPU (``smmN`` one in SMM, address space 1): its steps are accesses (``w0`` write gfn 0, ``r0-3``
-read any of gfns 0 to 3, ``wx0`` write or fetch) and the actions that take a vCPU.  Any other name
-is a thread of the host or of userspace; its steps are actions (``unmap:0``, ``recover``,
-``slot-delete:0``, ...; see :mod:`tdpmmu.scenarios.actions`).
+a vCPU (``smmN`` one in SMM, address space 1; ``l2-N`` one that runs L2): its steps are accesses
+(``w0`` write gfn 0, ``r0-3`` read any of gfns 0 to 3, ``wx0`` write or fetch) and the actions that
+take a vCPU.  Any other name is a thread of the host or of userspace; its steps are actions
+(``unmap:0``, ``recover``, ``slot-delete:0``, ...; see :mod:`tdpmmu.scenarios.actions`).
 
 ``setup`` is a program like that of a vCPU, done before the threads start, by a vCPU of each address
 space that is used (or by the one that ``0:`` or ``1:`` names before a step).  Then every vCPU may
@@ -16,17 +16,25 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tdpmmu.arch.geometry import Geometry
 from tdpmmu.arch.hardware import Park, VcpuCells
 from tdpmmu.arch.spte import spte_format
-from tdpmmu.arch.table import TablePage
-from tdpmmu.events.records import Event, GuestAccess, HostPageReused, MemslotGone, NxPageRecovered
-from tdpmmu.machine.op import FREE, Op, Step, WaitUntil
+from tdpmmu.arch.table import SetPrivate, TablePage
+from tdpmmu.events.records import (
+    DirtyLogChanged,
+    Event,
+    GuestAccess,
+    HostPageReused,
+    MemslotGone,
+    NxPageRecovered,
+)
+from tdpmmu.machine.op import FREE, Emit, Op, Read, Step, WaitUntil
 from tdpmmu.machine.state import State
 from tdpmmu.machine.thread import Machine, Thread
+from tdpmmu.mmu.dirty_log import PML
 from tdpmmu.mmu.kvm import Config, Kvm
 from tdpmmu.scenarios.actions import table
 from tdpmmu.scenarios.actions.base import Context, Run, access, parse_slot
@@ -35,7 +43,7 @@ from tdpmmu.scenarios.nx_recovery import ThreadEnds, WarmTlb
 from tdpmmu.worlds.sequential import run
 
 _ACCESS = re.compile(r"([rwx]+)(\d+(?:-\d+)?)$")
-_VCPU = re.compile(r"(vcpu|smm)(\d+)$")
+_VCPU = re.compile(r"(vcpu|smm|l2-)(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class Program:
     steps: tuple[str, ...]
     vcpu: int = -1
     as_id: int = 0
+    guest_mode: bool = False
 
 
 def programs(text: str) -> tuple[Program, ...]:
@@ -62,8 +71,9 @@ def programs(text: str) -> tuple[Program, ...]:
             raise ValueError(f"two threads are called {name}")
         match = _VCPU.match(name)
         vcpu = sum(program.vcpu >= 0 for program in found) if match else -1
+        l2 = bool(match and match[1] == "l2-")
         as_id = 1 if match and match[1] == "smm" else 0
-        found.append(Program(name, tuple(steps.split()), vcpu, as_id))
+        found.append(Program(name, tuple(steps.split()), vcpu, as_id, l2))
     if not found:
         raise ValueError("a script needs at least one thread, as in 'vcpu0: w0; host: unmap:0'")
     return tuple(found)
@@ -102,6 +112,7 @@ class _Builder:
     mmu_class: MmuClass
     kvm: Any = None
     mmu: Any = None
+    prologue: list[Event] = field(default_factory=list)
 
     def build(self) -> Built:
         script = self.script
@@ -150,7 +161,13 @@ class _Builder:
         made.append(Thread("teardown", teardown, alone=True))
         last = Step(state, 0)
         last[kvm.alive] = (1 << len(threads)) - 1
-        machine = Machine(kvm.layout, made, initial=last.state, sometimes=self.sometimes(threads))
+        machine = Machine(
+            kvm.layout,
+            made,
+            initial=last.state,
+            sometimes=self.sometimes(threads),
+            prologue=tuple(self.prologue),
+        )
         return Built(machine, kvm, mmu)
 
     def setup_spaces(self) -> list[int]:
@@ -179,8 +196,10 @@ class _Builder:
         )
         self.mmu = self.mmu_class(kvm)
         where = [p.as_id for p in vcpus] + parked
+        for vcpu, program in zip(kvm.vcpus, vcpus, strict=False):
+            vcpu.guest_mode = program.guest_mode
         body = self.first_steps(kvm, self.mmu, len(threads), spaces, where)
-        state, _ = run(body, kvm.layout.initial(), len(threads) + 1)
+        state, self.prologue = run(body, kvm.layout.initial(), len(threads) + 1)
         return state
 
     async def first_steps(
@@ -188,8 +207,15 @@ class _Builder:
     ) -> None:
         """Roots, what ``setup`` says, and warm TLBs."""
         for vcpu, as_id in zip(kvm.vcpus, where, strict=True):
-            root = await mmu.get_vcpu_root(pool, as_id)
+            root = await mmu.get_vcpu_root(pool, as_id, vcpu.guest_mode)
             await mmu.load_root(vcpu, root)
+            if PML in kvm.config.options:
+                await SetPrivate(vcpu.pml_on, not vcpu.guest_mode)
+        for as_id in spaces:
+            slots = await Read(kvm.memslots[as_id])
+            for slot in slots.slots:
+                if slot.log:
+                    await Emit(DirtyLogChanged(as_id, slot.base_gfn, slot.npages, True))
         await kvm.srcu.read_lock()
         for text in self.script.setup.split():
             space, colon, rest = text.partition(":")

@@ -7,6 +7,7 @@ from typing import ClassVar
 from tdpmmu.arch.hardware import FlushOwnTlb, LoadRoot, VcpuCells
 from tdpmmu.arch.table import (
     Allocate,
+    ClearSpteBits,
     CmpXchgSpte,
     Header,
     ReadHeader,
@@ -15,7 +16,14 @@ from tdpmmu.arch.table import (
     WriteSpte,
     XchgSpte,
 )
-from tdpmmu.events.records import NxPageRecovered, PageZapped, RangeZapped, Warned, Yielded
+from tdpmmu.events.records import (
+    NxPageRecovered,
+    PageZapped,
+    PfnMarkedDirty,
+    RangeZapped,
+    Warned,
+    Yielded,
+)
 from tdpmmu.machine.op import Add, Emit, ListDel, Read, Write
 from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, Fault
 from tdpmmu.mmu.kvm import NO_RANGE
@@ -48,7 +56,16 @@ class Linux_6_1(Linux_5_13):
         """``tdp_mmu_alloc_sp``, ``tdp_mmu_init_child_sp``: ``role.level`` is the table's own."""
         page: TablePage = await Allocate(
             self.kvm.pools[fault.pool],
-            Header(it.gfn, it.level - 1, it.level - 1, fault.as_id, it.root.number, True, it.sptep),
+            Header(
+                it.gfn,
+                it.level - 1,
+                it.level - 1,
+                fault.as_id,
+                it.root.number,
+                True,
+                it.sptep,
+                fault.guest_mode,
+            ),
         )
         return page
 
@@ -59,7 +76,8 @@ class Linux_6_1(Linux_5_13):
         is_present = spte.is_shadow_present(new)
         was_leaf = was_present and spte.is_last(old, level)
         is_leaf = is_present and spte.is_last(new, level)
-        if was_leaf and is_leaf and spte.pfn(old) != spte.pfn(new):
+        pfn_changed = spte.pfn(old) != spte.pfn(new)
+        if was_leaf and is_leaf and pfn_changed:
             await Emit(Warned("BUG: a present leaf SPTE was replaced by one for another pfn"))
         if old == new:
             return
@@ -67,6 +85,9 @@ class Linux_6_1(Linux_5_13):
             if not (spte.is_frozen(new) or spte.is_mmio(old) or spte.is_mmio(new)):
                 await Emit(Warned("a non-present SPTE was replaced by another one"))
             return
+        gone = not is_present or not spte.is_dirty(new) or pfn_changed
+        if was_leaf and spte.is_dirty(old) and gone:
+            await Emit(PfnMarkedDirty(spte.pfn(old), self.kvm.geometry.pages(level)))
         if was_present and not was_leaf and (is_leaf or not is_present):
             await self.handle_removed_page(self.kvm.page_of(old), shared)
 
@@ -92,6 +113,36 @@ class Linux_6_1(Linux_5_13):
                 await WriteSpte(sptep, frozen)
             await self.handle_changed_spte(old, frozen, level, shared)
         await kvm.rcu.call(sp)
+
+    async def set_spte(self, it: TdpIter, new: int) -> None:
+        """``tdp_mmu_set_spte``: an SPTE that others may change without the lock is exchanged."""
+        spte = self.kvm.format
+        if self.has_volatile_bits(it.old_spte, it.level):
+            await self.kvm.mmu_lock.assert_held_write()
+            it.old_spte = await XchgSpte(it.sptep, new)
+            await self.handle_changed_spte(it.old_spte, new, it.level, False)
+            return
+        if spte.is_frozen(it.old_spte):
+            await Emit(Warned("a frozen SPTE under mmu_lock held for write"))
+        await super().set_spte(it, new)
+
+    def has_volatile_bits(self, spte: int, level: int) -> bool:
+        """``spte_has_volatile_bits``: hardware may set A or D, a fast page fault W."""
+        spte_format = self.kvm.format
+        if not spte_format.is_shadow_present(spte) or not spte_format.is_last(spte, level):
+            return False
+        if spte_format.is_mmu_writable(spte) and not spte_format.is_writable(spte):
+            return True
+        if not spte & spte_format.accessed:
+            return True
+        return spte_format.is_writable(spte) and not spte_format.is_dirty(spte)
+
+    async def clear_spte_bits(self, it: TdpIter, mask: int) -> None:
+        """``tdp_mmu_clear_spte_bits``: an atomic AND where a bit could be lost otherwise."""
+        if self.has_volatile_bits(it.old_spte, it.level):
+            await ClearSpteBits(it.sptep, mask)
+        else:
+            await super().clear_spte_bits(it, mask)
 
     async def set_spte_atomic(self, it: TdpIter, new: int) -> bool:
         """``tdp_mmu_set_spte_atomic``: callers are trusted not to come with a frozen entry."""

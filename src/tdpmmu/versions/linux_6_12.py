@@ -13,7 +13,7 @@ from tdpmmu.arch.table import (
     TablePage,
     WriteSpte,
 )
-from tdpmmu.events.records import NxPageAccounted, NxPageUnaccounted, PageLinked
+from tdpmmu.events.records import NxPageAccounted, NxPageUnaccounted, PageLinked, Warned
 from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read, Write
 from tdpmmu.mmu.fault import RET_PF_RETRY, Fault
 from tdpmmu.mmu.kvm import Memslot
@@ -160,7 +160,7 @@ class Linux_6_12(Linux_6_1):
         if not await self.set_spte_atomic(it, kvm.format.nonleaf(sp.pfn)):
             await FreeUnused(sp)
             return False
-        await Emit(PageLinked(sp.name, it.gfn, it.level - 1))
+        await Emit(PageLinked(sp.name, it.gfn, it.level - 1, fault.huge_page_disallowed))
         if fault.huge_page_disallowed and fault.req_level >= it.level:
             await self.track_new_page(sp)
         return True
@@ -182,6 +182,8 @@ class Linux_6_12(Linux_6_1):
         """Whether the slot of a page, in its own address space, has dirty logging on."""
         slots = await Read(self.kvm.memslots[header.as_id])
         slot = slots.find(header.gfn)
+        if slot is None:
+            await Emit(Warned("no memslot for a page on the list to recover"))
         return slot is not None and slot.log
 
     async def recover_page(self, sp: TablePage, invalid_list: InvalidList) -> bool:

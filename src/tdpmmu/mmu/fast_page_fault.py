@@ -1,0 +1,52 @@
+"""Page faults that are fixed without ``mmu_lock`` (``fast_page_fault``, ``mmu.c``, v6.12)."""
+
+from __future__ import annotations
+
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.table import CmpXchgSpte
+from tdpmmu.machine.op import Read
+from tdpmmu.mmu.dirty_log import DirtyLog
+from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_SPURIOUS, Fault
+from tdpmmu.mmu.tdp_iter import TdpIter
+
+
+class FastPageFault(DirtyLog):
+    """A write to a page that is only write-protected gets its W bit back by a cmpxchg."""
+
+    async def fast_page_fault(self, vcpu: VcpuCells, fault: Fault) -> str:
+        """``fast_page_fault``: for writes to present leaves that are MMU-writable."""
+        if not (fault.present and fault.write):
+            return ""
+        kvm = self.kvm
+        slots = await Read(kvm.memslots[fault.as_id])
+        await kvm.rcu.read_lock()
+        result = await self.make_writable(fault, slots.find(fault.gfn))
+        await kvm.rcu.read_unlock()
+        return result
+
+    async def make_writable(self, fault: Fault, slot: object) -> str:
+        """The leaf as it is found under RCU, and one try to change it."""
+        kvm = self.kvm
+        spte = kvm.format
+        it = TdpIter(kvm, kvm.hardware.page_by_number[fault.root], fault.gfn, fault.gfn + 1)
+        while await it.next_pte():
+            if not spte.is_shadow_present(it.old_spte):
+                return ""
+            if not spte.is_last(it.old_spte, it.level):
+                continue
+            if spte.is_writable(it.old_spte):
+                return RET_PF_SPURIOUS
+            if not spte.is_mmu_writable(it.old_spte):
+                return ""
+            # A huge page of a slot that is logged has to be split, under the lock.
+            if it.level > 1 and getattr(slot, "log", False):
+                return ""
+            if not await CmpXchgSpte(it.sptep, it.old_spte, it.old_spte | spte.writable):
+                return ""
+            await self.fast_page_fault_fixed(slot, fault.gfn)
+            return RET_PF_FIXED
+        return ""
+
+    async def fast_page_fault_fixed(self, slot: object, gfn: int) -> None:
+        """``fast_pf_fix_direct_spte``: logged once the page is writable."""
+        await self.mark_page_dirty_in_slot(slot, gfn)  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""Write tracking: gfns that hold page tables which KVM shadows (``page_track.c``, v6.12)."""
+
+from __future__ import annotations
+
+from tdpmmu.arch.table import TablePage
+from tdpmmu.events.records import GfnTracked
+from tdpmmu.machine.op import Emit, Read, Write
+from tdpmmu.mmu.fault import Fault
+from tdpmmu.mmu.memslots import MemslotUpdates
+from tdpmmu.mmu.tdp_iter import TdpIter
+
+
+class WriteTrack(MemslotUpdates):
+    """A tracked gfn is mapped small and read-only, and a write to it is emulated."""
+
+    async def gfn_is_write_tracked(self, fault: Fault, gfn: int) -> bool:
+        """``kvm_gfn_is_write_tracked``: in the address space of the fault's slot."""
+        tracked = await Read(self.kvm.write_tracked[fault.as_id])
+        return gfn in tracked
+
+    async def page_fault_handle_page_track(self, fault: Fault) -> bool:
+        """``page_fault_handle_page_track``: a write to what is present and tracked."""
+        if not (fault.present and fault.write):
+            return False
+        return await self.gfn_is_write_tracked(fault, fault.gfn)
+
+    async def make_spte(self, fault: Fault, it: TdpIter) -> int:
+        """``mmu_try_to_unsync_pages`` says no: neither writable nor MMU-writable."""
+        spte = await super().make_spte(fault, it)
+        if self.kvm.format.is_writable(spte):
+            fault.wrprot = await self.gfn_is_write_tracked(fault, it.gfn)
+            if fault.wrprot:
+                spte &= ~(self.kvm.format.writable | self.kvm.format.mmu_writable)
+        return spte
+
+    async def track_gfn(self, as_id: int, gfn: int) -> None:
+        """``__kvm_write_track_add_gfn``: mark it, take write access away, flush."""
+        kvm = self.kvm
+        await kvm.mmu_lock.write_lock()
+        tracked = await Read(kvm.write_tracked[as_id])
+        await Write(kvm.write_tracked[as_id], tracked | {gfn})
+        if await self.write_protect_gfn(as_id, gfn):
+            await self.flush_remote_tlbs()
+        await Emit(GfnTracked(as_id, gfn))
+        await kvm.mmu_lock.write_unlock()
+
+    async def write_protect_gfn(self, as_id: int, gfn: int) -> bool:
+        """``kvm_tdp_mmu_write_protect_gfn``: true: a flush is owed."""
+        changed = False
+        for root in await Read(self.kvm.tdp_mmu_roots):
+            if await self.write_protect_gfn_in(root, gfn):
+                changed = True
+        return changed
+
+    async def write_protect_gfn_in(self, root: TablePage, gfn: int) -> bool:
+        """``write_protect_gfn``: both write bits of the leaf that maps a gfn."""
+        kvm = self.kvm
+        spte = kvm.format
+        changed = False
+        await kvm.rcu.read_lock()
+        it = TdpIter(kvm, root, gfn, gfn + 1)
+        while await it.next_pte():
+            if not spte.is_shadow_present(it.old_spte) or not spte.is_last(it.old_spte, it.level):
+                continue
+            if not self.needs_write_protection(it.old_spte):
+                break
+            await self.set_spte(it, it.old_spte & ~(spte.writable | spte.mmu_writable))
+            changed = True
+        await kvm.rcu.read_unlock()
+        return changed
+
+    def needs_write_protection(self, spte: int) -> bool:
+        """Whether either write bit is set: W alone says nothing about TLBs or later."""
+        spte_format = self.kvm.format
+        return spte_format.is_writable(spte) or spte_format.is_mmu_writable(spte)

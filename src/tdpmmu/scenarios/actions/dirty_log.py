@@ -1,0 +1,66 @@
+"""Actions of dirty logging, write tracking and ageing."""
+
+from __future__ import annotations
+
+from tdpmmu.scenarios.actions.base import Action, Context, Run, slot_of
+
+
+def log_on(context: Context, text: str) -> Run:
+    """``log-on:[AS/]GFN``: switch dirty logging on for the memslot that has a gfn."""
+    as_id, gfn = slot_of(context, text)
+    return lambda: context.mmu.set_dirty_logging(as_id, gfn, True)
+
+
+def log_off(context: Context, text: str) -> Run:
+    """``log-off:[AS/]GFN``: and off."""
+    as_id, gfn = slot_of(context, text)
+    return lambda: context.mmu.set_dirty_logging(as_id, gfn, False)
+
+
+def get_log(context: Context, text: str) -> Run:
+    """``get-log:[AS/]GFN``: ``KVM_GET_DIRTY_LOG`` of the memslot that has a gfn."""
+    as_id, gfn = slot_of(context, text)
+    return lambda: context.mmu.get_dirty_log(as_id, gfn)
+
+
+def track(context: Context, text: str) -> Run:
+    """``track:[AS/]GFN``: a gfn turns out to hold a guest page table that KVM shadows."""
+    as_id, gfn = slot_of(context, text)
+    return lambda: context.mmu.track_gfn(as_id, gfn)
+
+
+def age(context: Context, text: str) -> Run:
+    """``age:FIRST-LAST``: the host's ``clear_young``."""
+    gfns = context.gfns(text)
+    return lambda: context.mmu.age_gfn_range(gfns[0], gfns[-1] + 1)
+
+
+def emulate(context: Context, text: str) -> Run:
+    """``emulate:GFN``: an atomic instruction of the guest that KVM emulates."""
+    vcpu = context.need_vcpu()
+    gfn, as_id = context.gfn(text), context.as_id
+    return lambda: context.mmu.emulate_write(vcpu, as_id, gfn)
+
+
+def make_private(context: Context, text: str) -> Run:
+    """``private:FIRST-LAST``: ``KVM_SET_MEMORY_ATTRIBUTES``, private."""
+    gfns = context.gfns(text)
+    return lambda: context.mmu.set_memory_attributes(gfns[0], gfns[-1] + 1, True)
+
+
+def make_shared(context: Context, text: str) -> Run:
+    """``shared:FIRST-LAST``: and shared again."""
+    gfns = context.gfns(text)
+    return lambda: context.mmu.set_memory_attributes(gfns[0], gfns[-1] + 1, False)
+
+
+ACTIONS: dict[str, Action] = {
+    "log-on": log_on,
+    "log-off": log_off,
+    "get-log": get_log,
+    "track": track,
+    "age": age,
+    "emulate": emulate,
+    "private": make_private,
+    "shared": make_shared,
+}
