@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from tdpmmu.cli.audit import audit, flushes
 from tdpmmu.cli.check import check
 from tdpmmu.cli.compare import compare
 from tdpmmu.cli.decode import CONTEXT_SETTINGS, decode
@@ -28,6 +29,8 @@ app.command()(compare)
 app.command(context_settings=CONTEXT_SETTINGS)(decode)
 app.command()(kernels)
 app.command()(zoo)
+app.command()(flushes)
+app.command()(audit)
 app.add_typer(trace_app, name="trace")
 
 

@@ -1,0 +1,206 @@
+"""``tdpmmu flushes`` and ``tdpmmu audit``: is this needed?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tdpmmu.scenarios.question import Question
+    from tdpmmu.scenarios.removal import Site
+
+NEEDED, NEEDLESS, NOT_REACHED, UNKNOWN = "needed", "needless here", "not reached", "unknown"
+
+Scenario = Annotated[str, typer.Argument(help="nx-recovery, script, or a FILE.py.")]
+Kernel = Annotated[str, typer.Option("--kernel", "-k", help="See 'tdpmmu kernels'.")]
+Patches = Annotated[list[str] | None, typer.Option("--patch", "-p", help="As for check.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="A parameter of the scenario, NAME=VALUE.")
+]
+Seconds = Annotated[float, typer.Option("--budget", help="Seconds for each site.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of the scenario without one thing."""
+
+    patch: str
+    what: str
+    answer: str
+    why: str
+    states: int
+    seconds: float
+    token: str
+
+
+def flushes(
+    scenario: Scenario,
+    kernel: Kernel = "6.18",
+    patch: Patches = None,
+    settings: Settings = None,
+    budget: Seconds = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Take each TLB flush away in turn: needed, with a counterexample, or needless here.
+
+    Example: tdpmmu flushes nx-recovery --kernel 6.12 --set levels=2
+
+    Exit codes: 0 every flush has an answer, 3 some is unknown within the budget, 2 bad usage.
+    """
+    raise typer.Exit(_audit(("no-flush",), scenario, kernel, patch, settings, budget, as_json))
+
+
+def audit(
+    scenario: Scenario,
+    kernel: Kernel = "6.18",
+    patch: Patches = None,
+    settings: Settings = None,
+    budget: Seconds = 60,
+    as_json: AsJson = False,
+) -> None:
+    """The same for every flush, lock for write, RCU and spinlock section, and no-yield zap.
+
+    Example: tdpmmu audit nx-recovery --kernel 6.18 --set levels=2 --set roots=1
+
+    Exit codes: 0 every site has an answer, 3 some is unknown within the budget, 2 bad usage.
+    """
+    from tdpmmu.scenarios.removal import KINDS
+
+    raise typer.Exit(_audit(tuple(KINDS), scenario, kernel, patch, settings, budget, as_json))
+
+
+def _audit(
+    kinds: tuple[str, ...],
+    scenario: str,
+    kernel: str,
+    patch: list[str] | None,
+    settings: list[str] | None,
+    budget: float,
+    as_json: bool,
+) -> int:
+    import json
+
+    from tdpmmu.cli.check import make_question, run
+    from tdpmmu.cli.errors import UsageError
+    from tdpmmu.scenarios.question import HOLDS
+    from tdpmmu.scenarios.removal import sites
+    from tdpmmu.worlds.explore.engine import Budget
+
+    def ask_for(*more: str) -> Question:
+        patches = (*(patch or ()), *more)
+        return make_question(scenario, kernel, patches, {}, "all", tuple(settings or ()))
+
+    question = ask_for()
+    verdict = run(question, Budget(), first=False, reduce=True)
+    if verdict.status != HOLDS:
+        raise UsageError(f"{scenario} on {kernel}: {verdict.sentence()}; audit what holds")
+    places = sorted(sites(question.mmu_class, kinds), key=lambda site: kinds.index(site.kind))
+    functions = _reached(question)
+    todo = [site for site in places if site.function in functions]
+    found = _ask_all([(site, ask_for(site.patch)) for site in todo], budget)
+    findings = [
+        found.get(site.patch) or Finding(site.patch, _what(site), NOT_REACHED, "", 0, 0.0, "")
+        for site in places
+    ]
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _print(findings, kernel, scenario)
+    return 3 if any(finding.answer == UNKNOWN for finding in findings) else 0
+
+
+def _what(site: Site) -> str:
+    from tdpmmu.scenarios.removal import KINDS
+
+    return KINDS[site.kind]
+
+
+def _reached(question: Question) -> set[str]:
+    """The functions that some thread is in at some position: what the scenario gets to."""
+    from tdpmmu.worlds.explore.engine import explore
+
+    explorer = explore(question.build().machine)
+    reached: set[str] = set()
+    for positions in explorer.positions:
+        for position in range(len(positions)):
+            reached.update(function for function, _, _ in positions.line(position))
+    return reached
+
+
+def _ask_all(jobs: list[tuple[Site, Question]], budget: float) -> dict[str, Finding]:
+    """Every site, on all cores."""
+    import os
+    import sys
+    from concurrent.futures import ProcessPoolExecutor
+
+    done: dict[str, Finding] = {}
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        futures = [
+            pool.submit(_ask, site, q.scenario, q.kernel, q.patches, q.scenario_name, budget)
+            for site, q in jobs
+        ]
+        for future in futures:
+            finding = future.result()
+            done[finding.patch] = finding
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{len(done)} of {len(jobs)} sites \x1b[K")
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    return done
+
+
+def _ask(
+    site: Site,
+    scenario: Any,
+    kernel: str,
+    patches: tuple[str, ...],
+    scenario_name: str | None,
+    budget: float,
+) -> Finding:
+    from tdpmmu.scenarios.question import HOLDS, VIOLATED, Question, ask
+    from tdpmmu.scenarios.token import _patch_class
+    from tdpmmu.versions.registry import apply, kernel_class
+    from tdpmmu.worlds.explore.engine import Budget
+
+    mmu_class = apply(kernel_class(kernel), *(_patch_class(name) for name in patches))
+    question = Question(scenario, mmu_class, kernel, patches, "all", scenario_name)
+    try:
+        verdict = ask(question, budget=Budget(0, budget, 0))
+    except Exception as error:
+        return Finding(site.patch, _what(site), UNKNOWN, f"{error}", 0, 0.0, "")
+    result = verdict.exploration
+    answer, why, token = UNKNOWN, verdict.sentence(), ""
+    if verdict.status == VIOLATED:
+        worst = verdict.violations[0]
+        names = ", ".join(f"{found.prop} ({found.kind})" for found in verdict.violations)
+        answer, why, token = NEEDED, names, verdict.tokens[worst.prop]
+    elif verdict.status == HOLDS:
+        answer, why = NEEDLESS, ""
+    return Finding(
+        site.patch, _what(site), answer, why, result.states, round(result.seconds, 1), token
+    )
+
+
+def _print(findings: list[Finding], kernel: str, scenario: str) -> None:
+    print(f"{scenario} on {kernel}, with one thing taken away")
+    before = ""
+    for finding in findings:
+        if finding.answer == NOT_REACHED:
+            continue
+        if finding.what != before:
+            print(f"\n{finding.what}")
+            before = finding.what
+        _, _, place = finding.patch.partition("@")
+        print(f"  {place:52s} {finding.answer:14s} {finding.states:>9,} states")
+        if finding.why:
+            print(f"      {finding.why}")
+        if finding.token:
+            print(f"      tdpmmu explain {finding.token}")
+    counts = dict.fromkeys((NEEDED, NEEDLESS, UNKNOWN, NOT_REACHED), 0)
+    for finding in findings:
+        counts[finding.answer] += 1
+    print("\n" + ", ".join(f"{number} {answer}" for answer, number in counts.items()))
+    print("'needless here' is said of this scenario alone")
