@@ -33,7 +33,7 @@ class Attributes(Ageing):
         await self.forbid_huge_pages(start, end)
         await kvm.mmu_lock.write_lock()
         await Add(kvm.mmu_notifier_count, 1)
-        await Write(kvm.mmu_notifier_range, (start, end))
+        await self.invalidate_range_add(start, end)
         if await self.unmap_range(start, end):
             await self.flush_remote_tlbs()
         await kvm.mmu_lock.write_unlock()

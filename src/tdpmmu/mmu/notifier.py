@@ -39,9 +39,9 @@ class Notifier(NxRecovery):
         if ranges:
             await kvm.mmu_lock.write_lock()
             flush = False
+            await Add(kvm.mmu_notifier_count, 1)
             for first, last in ranges:
-                await Add(kvm.mmu_notifier_count, 1)
-                await Write(kvm.mmu_notifier_range, (first, last))
+                await self.invalidate_range_add(first, last)
                 zapped = await self.unmap_range(first, last)
                 flush = flush or zapped
             if flush:
@@ -56,9 +56,8 @@ class Notifier(NxRecovery):
         ranges = await self.slot_ranges(start, end)
         if ranges:
             await kvm.mmu_lock.write_lock()
-            for _ in ranges:
-                await Add(kvm.mmu_notifier_seq, 1)
-                await Add(kvm.mmu_notifier_count, -1)
+            await Add(kvm.mmu_notifier_seq, 1)
+            await Add(kvm.mmu_notifier_count, -1)
             count = await Read(kvm.mmu_notifier_count)
             if count < 0:
                 await Emit(Warned("mmu_invalidate_in_progress drops below zero"))
@@ -67,6 +66,15 @@ class Notifier(NxRecovery):
             await kvm.mmu_lock.write_unlock()
         await kvm.srcu.read_unlock()
         await self.invalidation_ends()
+
+    async def invalidate_range_add(self, start: int, end: int) -> None:
+        """``kvm_mmu_invalidate_range_add``: one range for all that is under way."""
+        kvm = self.kvm
+        old = await Read(kvm.mmu_notifier_range)
+        if old != NO_RANGE:
+            start = min(start, old[0])
+            end = max(end, old[1])
+        await Write(kvm.mmu_notifier_range, (start, end))
 
     async def invalidation_begins(self) -> None:
         """From 5.15: ``mn_active_invalidate_count`` keeps memslots from being swapped."""

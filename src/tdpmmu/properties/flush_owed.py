@@ -36,6 +36,13 @@ def _takes_nothing(spte_format: SpteFormat, old: int, new: int) -> bool:
     )
 
 
+def _allowed(spte_format: SpteFormat, held: int, old: int) -> bool:
+    """Whether an SPTE gave what is held; if it had lost that before, somebody else owes for it."""
+    return spte_format.is_writable(held) <= spte_format.is_writable(
+        old
+    ) and spte_format.is_executable(held) <= spte_format.is_executable(old)
+
+
 class _Owed(Property):
     """Keeps the debts: entries zapped by a thread that some vCPU may still hold.
 
@@ -79,6 +86,7 @@ class _Owed(Property):
                         debts.add((step.thread, vcpu.number, entry))
                 elif (
                     spte_format.is_last(entry[3], entry[2])
+                    and _allowed(spte_format, entry[3], event.old)
                     and entry[1] < end
                     and event.gfn < entry[1] + hardware.geometry.pages(entry[2])
                 ):

@@ -296,7 +296,7 @@ class Linux_6_1(Linux_5_13):
     async def zap_range_begins(self, start: int, end: int) -> None:
         """``kvm_mmu_invalidate_begin``."""
         await Add(self.kvm.mmu_notifier_count, 1)
-        await Write(self.kvm.mmu_notifier_range, (start, end))
+        await self.invalidate_range_add(start, end)
 
     async def zap_range_ends(self) -> None:
         """``kvm_mmu_invalidate_end``."""
