@@ -20,7 +20,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/the-thread.md", "docs/exploring.md", "docs/design.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/the-thread.md",
+    "docs/exploring.md",
+    "docs/design.md",
+    "docs/findings.md",
+)
 TOKEN = re.compile(r"tdpmmu1-[A-Za-z0-9_-]+")
 LINKS = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")
 FIRST = re.compile(r"(?P<code>violated: |holds |equal: |different: |tdpmmu: |vacuous: |nothing f)")
