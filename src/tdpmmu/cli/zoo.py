@@ -107,7 +107,7 @@ def _print(chosen: tuple[Any, ...], answers: list[Answer], *, whole: bool) -> No
     for one in chosen:
         mine = {answer.side: answer for answer in answers if answer.id == one.id}
         bug, fixed = mine[BUG], mine[FIXED]
-        print(f"{one.id:10s} {one.title}"[:columns])
+        print(f"{one.id:10s} {one.title}")
         print(f"           fixed in {one.fixed} ({one.commit}); {one.kernel} explored")
         verdict = "found" if bug.right else f"NOT FOUND ({bug.status})"
         print(f"           bug {verdict}: {one.prop}; {bug.states:,} states, {bug.seconds:.1f} s")

@@ -200,10 +200,14 @@ class Linux_6_1(Linux_5_13):
         levels = self.kvm.geometry.levels
         return (min(3, levels), levels) if levels > 3 else (levels,)
 
+    def max_gfn_to_zap(self) -> int:
+        """``tdp_mmu_max_gfn_exclusive``."""
+        return self.kvm.geometry.max_gfn
+
     async def zap_root_level(self, root: TablePage, zap_level: int, shared: bool) -> None:
         """``__tdp_mmu_zap_root``."""
         kvm = self.kvm
-        it = TdpIter(kvm, root, 0, kvm.geometry.max_gfn, min_level=zap_level)
+        it = TdpIter(kvm, root, 0, self.max_gfn_to_zap(), min_level=zap_level)
         while await it.next_pte():
             while True:
                 if await self.iter_cond_resched(it, False, shared):

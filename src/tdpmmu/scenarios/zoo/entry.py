@@ -67,7 +67,12 @@ class Entry:
 
 
 def release(name: str) -> tuple[int, int, int]:
-    """A release as something that can be compared; a release candidate comes before it."""
+    """A release as something that can be compared; a release candidate comes before it.
+
+    A bare year stands for a release after all that are modelled.
+    """
+    if "." not in name:
+        return int(name), 0, 99
     body, _, candidate = name.rstrip("~").partition("-rc")
     major, minor = body.split(".")[:2]
     return int(major), int(minor), int(candidate) if candidate else 99

@@ -25,7 +25,7 @@ ENTRY = Entry(
     id="z38",
     title="KVM: SVM: Preserve TLB control (i.e. pending TLB flush) on failed VMRUN",
     commit="60d93c27859f",
-    fixed="7.1",
+    fixed="2026",
     kernel="6.18",
     scenario=Script(threads="vcpu0: w0; host: unmap:0", setup="w0"),
     prop="flush-request-lost",

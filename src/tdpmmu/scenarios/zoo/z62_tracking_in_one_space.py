@@ -22,7 +22,7 @@ ENTRY = Entry(
     id="z62",
     title="KVM: x86/mmu: Check write tracking in all address spaces",
     commit="0f38453cdb2e",
-    fixed="7.1",
+    fixed="2026",
     kernel="6.18",
     scenario=Script(threads="smm0: w0 r0; shadow: track:0", slots="0-1 2-3 1/0-3"),
     prop="tracked-write",
