@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tdpmmu.arch.hardware import (
-    IN_GUEST,
-    OUTSIDE,
+from tdpmmu.arch.hardware import IN_GUEST, OUTSIDE, VcpuCells, VmEnter
+from tdpmmu.arch.requests import (
     ExitRequested,
     FlushOwnTlb,
     NeedsIpi,
@@ -19,8 +18,6 @@ from tdpmmu.arch.hardware import (
     SendIpi,
     SetMode,
     TestAndClearRequest,
-    VcpuCells,
-    VmEnter,
 )
 from tdpmmu.arch.table import FreeNow, ReadHeader, TablePage
 from tdpmmu.kernel.locks import Sleep

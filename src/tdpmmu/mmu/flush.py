@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from tdpmmu.arch.hardware import (
-    FlushDone,
-    HypercallFlush,
-    NeedsIpi,
-    RequestFlush,
-    SendIpi,
-    WaitIpi,
-)
+from tdpmmu.arch.requests import FlushDone, HypercallFlush, NeedsIpi, RequestFlush, SendIpi, WaitIpi
 from tdpmmu.mmu.kvm import Kvm
 
 

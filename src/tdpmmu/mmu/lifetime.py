@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tdpmmu.arch.hardware import FlushOwnTlb, LoadRoot
+from tdpmmu.arch.requests import FlushOwnTlb, LoadRoot
 from tdpmmu.arch.table import TablePage
 from tdpmmu.events.records import TornDown, Warned
 from tdpmmu.machine.op import FREE, FREED, Op, Step

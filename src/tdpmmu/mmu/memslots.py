@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tdpmmu.arch.hardware import NeedsIpi, RequestReload, SendIpi, WaitIpi
+from tdpmmu.arch.requests import NeedsIpi, RequestReload, SendIpi, WaitIpi
 from tdpmmu.events.records import MemslotCreated, MemslotGone
 from tdpmmu.kernel.locks import SpinAcquire
 from tdpmmu.machine.op import Emit, Op, Read, Step, Write

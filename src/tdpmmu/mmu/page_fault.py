@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tdpmmu.arch.hardware import CurrentRoot, VcpuCells
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.requests import CurrentRoot
 from tdpmmu.arch.spte import Access
 from tdpmmu.events.records import FaultFixed
 from tdpmmu.kernel.locks import Sleep

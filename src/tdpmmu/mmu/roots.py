@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tdpmmu.arch.hardware import CurrentRoot, FlushOwnTlb, LoadRoot, VcpuCells
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.requests import CurrentRoot, FlushOwnTlb, LoadRoot
 from tdpmmu.arch.table import Allocate, FreeNow, Header, ReadHeader, SetPrivate, TablePage
 from tdpmmu.events.records import Refcount
 from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read

@@ -9,15 +9,17 @@ from tdpmmu.arch.hardware import (
     KICKED,
     OUTSIDE,
     AccessMemory,
+    VcpuCells,
+    VmEnter,
+    VmExit,
+)
+from tdpmmu.arch.requests import (
     ExitRequested,
     FlushOwnTlb,
     Park,
     SetMode,
     TestAndClearReload,
     TestAndClearRequest,
-    VcpuCells,
-    VmEnter,
-    VmExit,
 )
 from tdpmmu.arch.spte import Access
 from tdpmmu.machine.op import Choose

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tdpmmu.arch import hardware as hw
+from tdpmmu.arch import requests as req
 from tdpmmu.arch.hardware import Hardware
 from tdpmmu.arch.table import Allocate, CmpXchgSpte, ReadHeader, Spte
 from tdpmmu.events import records as ev
@@ -55,8 +56,8 @@ _SILENT = (
     ReadHeader,
     Allocate,
     locks.AssertHeld,
-    hw.Park,
-    hw.LoadRoot,
+    req.Park,
+    req.LoadRoot,
 )
 """Operations that are never worth a line if they caused no event."""
 
@@ -262,19 +263,19 @@ class Words:
                 return Phrase(f"{op.describe()}: yes") if result else None
             case CmpXchgSpte() | ops.CmpXchg() as op if result is False:
                 return Phrase(f"{op.describe()} fails: somebody was first", SPTE)
-            case hw.NeedsIpi(_, vcpu):
+            case req.NeedsIpi(_, vcpu):
                 return (
                     Phrase(f"vCPU{vcpu.number} is in the guest: kick it", FLUSH) if result else None
                 )
-            case hw.SendIpi(vcpu):
+            case req.SendIpi(vcpu):
                 return Phrase(f"IPI to vCPU{vcpu.number}", FLUSH)
-            case hw.WaitIpi(_, vcpu):
+            case req.WaitIpi(_, vcpu):
                 return Phrase(f"vCPU{vcpu.number} has left the guest", FLUSH)
-            case hw.TestAndClearRequest():
+            case req.TestAndClearRequest():
                 return Phrase("kvm_check_request(): a flush is due", FLUSH) if result else None
-            case hw.ExitRequested():
+            case req.ExitRequested():
                 return Phrase("kvm_vcpu_exit_request(): turn back", GUEST) if result else None
-            case hw.SetMode() as op:
+            case req.SetMode() as op:
                 return Phrase(op.describe(), GUEST) if self._modes else None
             case hw.AccessMemory() as op:
                 return Phrase(f"{op.describe()}: kicked", GUEST)

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tdpmmu.arch.geometry import Geometry
-from tdpmmu.arch.hardware import LoadRoot, VcpuCells
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.requests import LoadRoot
 from tdpmmu.arch.spte import Access, spte_format
 from tdpmmu.arch.table import Allocate, Header, TablePage, WriteSpte
 from tdpmmu.events.records import (

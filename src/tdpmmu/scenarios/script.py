@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tdpmmu.arch.geometry import Geometry
-from tdpmmu.arch.hardware import Park, VcpuCells
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.requests import Park
 from tdpmmu.arch.spte import spte_format
 from tdpmmu.arch.table import SetPrivate, TablePage
 from tdpmmu.events.records import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tdpmmu.arch.hardware import FlushOwnTlb, LoadRoot, VcpuCells
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.requests import FlushOwnTlb, LoadRoot
 from tdpmmu.arch.table import (
     Allocate,
     ClearSpteBits,

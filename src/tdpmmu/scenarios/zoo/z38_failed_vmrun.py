@@ -1,6 +1,7 @@
 """Z38: a flush that was taken note of is lost when VMRUN fails."""
 
-from tdpmmu.arch.hardware import IN_GUEST, OUTSIDE, SetMode, TestAndClearRequest, VcpuCells
+from tdpmmu.arch.hardware import IN_GUEST, OUTSIDE, VcpuCells
+from tdpmmu.arch.requests import SetMode, TestAndClearRequest
 from tdpmmu.machine.op import Choose
 from tdpmmu.mmu.vcpu import Vcpu
 from tdpmmu.scenarios.script import Script
