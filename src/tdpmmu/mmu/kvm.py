@@ -171,6 +171,10 @@ class Kvm:
         self.mixed_regions = layout.cell(
             "lpage_info mixed", frozenset(), guard=self.attributes_change
         )
+        worker = layout.chunk("nx recovery worker")
+        self.nx_recovery_period = layout.cell("nx_huge_pages_recovery_period_ms", 0, chunk=worker)
+        self.nx_worker_created = layout.cell("nx_huge_page_recovery_thread", False, chunk=worker)
+        self.nx_worker_woken = layout.cell("worker woken", False, chunk=worker)
         self.slots_lock = SpinLock(layout, "slots_lock", chunk=layout.chunk("slots_lock"))
         self.mn_invalidate_lock = SpinLock(
             layout, "mn_invalidate_lock", chunk=layout.chunk("mn_invalidate_lock")

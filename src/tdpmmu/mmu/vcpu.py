@@ -24,10 +24,10 @@ from tdpmmu.arch.requests import (
 from tdpmmu.arch.spte import Access
 from tdpmmu.machine.op import Choose
 from tdpmmu.mmu.fault import RET_PF_EMULATE, RET_PF_RETRY
-from tdpmmu.mmu.mmio import Mmio
+from tdpmmu.mmu.nx_worker import NxWorker
 
 
-class Vcpu(Mmio):
+class Vcpu(NxWorker):
     """The loop of ``KVM_RUN``."""
 
     async def enter_guest(self, vcpu: VcpuCells) -> bool:

@@ -25,10 +25,16 @@ class Linux_6_18(Linux_6_12):
     version: ClassVar[str] = "6.18"
     spte_kernel: ClassVar[str] = "6.18"
     changes: ClassVar[tuple[str, ...]] = (
+        "43fb96ae7855 the worker is made by the first vCPU that runs (6.14)",
         "6777885605e1 one list for the TDP MMU, one for the legacy MMU (6.18)",
         "3ccbf6f47098 a prefault does not wait for a slot that is going away (6.18)",
         "a57750909580 TDP pages are recovered under mmu_lock for read (6.18)",
     )
+
+    async def wake_worker(self) -> None:
+        """``kvm_wake_nx_recovery_thread``: there is none before the first vCPU has run (6.14)."""
+        if await Read(self.kvm.nx_worker_created):
+            await super().wake_worker()
 
     async def pre_fault_gives_up(self, vcpu: VcpuCells, gfn: int, as_id: int) -> bool:
         """``-EAGAIN`` if the slot is invalid: its removal waits for this very SRCU reader."""

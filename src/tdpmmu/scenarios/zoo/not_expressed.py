@@ -52,13 +52,6 @@ NOT_EXPRESSED: tuple[NotExpressed, ...] = (
         "Needless work in other roots; nothing goes wrong that a property could see.",
     ),
     NotExpressed(
-        "z15",
-        "KVM: x86/mmu: Ensure NX huge page recovery thread is alive before waking",
-        "43fb96ae7855",
-        "6.14",
-        "The life of the worker thread and its wake-ups are not modelled.",
-    ),
-    NotExpressed(
         "z17",
         "KVM: x86/mmu: Yield in TDU MMU iter even if no SPTES changed",
         "1af4a96025b3",
