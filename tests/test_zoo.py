@@ -45,8 +45,7 @@ def test_a_patch_is_small(one: Entry) -> None:
 @pytest.mark.parametrize("one", entries(), ids=lambda one: one.id)
 def test_an_entry_is_complete(one: Entry) -> None:
     one.check()
-    assert len(one.commit) == 12
-    assert int(one.commit, 16) >= 0
+    assert one.commit == "" or (len(one.commit) == 12 and int(one.commit, 16))
     if one.patch is not None and one.fix is None and release(one.fixed) <= release("6.18"):
         assert release(one.kernel) >= release(one.fixed)
     assert (one.patch or one.fix).__doc__

@@ -64,7 +64,7 @@ def _list(chosen: tuple[Any, ...], as_json: bool) -> None:
         print(json.dumps([{k: getattr(one, k) for k in keys} for one in chosen], indent=2))
         return
     for one in chosen:
-        print(f"{one.id:10s} {one.fixed:5s} {one.commit}  {one.prop:22s} {one.title}")
+        print(f"{one.id:10s} {one.fixed:5s} {one.commit:12s}  {one.prop:22s} {one.title}")
     if len(chosen) > 1:
         print(f"\n{len(chosen)} entries; {len(NOT_EXPRESSED)} bugs that the model cannot say")
 
@@ -108,7 +108,8 @@ def _print(chosen: tuple[Any, ...], answers: list[Answer], *, whole: bool) -> No
         mine = {answer.side: answer for answer in answers if answer.id == one.id}
         bug, fixed = mine[BUG], mine[FIXED]
         print(f"{one.id:10s} {one.title}")
-        print(f"           fixed in {one.fixed} ({one.commit}); {one.kernel} explored")
+        commit = f" ({one.commit})" if one.commit else ""
+        print(f"           fixed in {one.fixed}{commit}; {one.kernel} explored")
         verdict = "found" if bug.right else f"NOT FOUND ({bug.status})"
         print(f"           bug {verdict}: {one.prop}; {bug.states:,} states, {bug.seconds:.1f} s")
         verdict = "clean" if fixed.right else f"NOT CLEAN ({fixed.sentence})"
@@ -154,7 +155,7 @@ def _explain(name: str, budget: Any, width: int) -> int:
 
     one = entry(name)
     answer, _ = explore_side(name, BUG, budget)
-    print(f"{one.id}: {one.title} ({one.commit}, {one.fixed})")
+    print(f"{one.id}: {one.title} ({one.commit or 'id unknown'}, {one.fixed})")
     print(one.mechanism)
     print()
     if not answer.token:

@@ -20,7 +20,7 @@ class Linux_5_13(Linux_5_12):
     changes: ClassVar[tuple[str, ...]] = (
         "b7cccd397f31 a memslot update invalidates the TDP MMU's roots",
         "4c6654bd160d and zaps them under mmu_lock for read before it returns",
-        "c0e64238ac11 a root's last reference may be put under mmu_lock for read",
+        "a root's last reference may be put under mmu_lock for read",
     )
 
     async def try_get_root(self, root: TablePage) -> bool:

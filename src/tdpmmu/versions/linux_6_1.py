@@ -41,7 +41,7 @@ class Linux_6_1(Linux_5_13):
     version: ClassVar[str] = "6.1"
     spte_kernel: ClassVar[str] = "6.1"
     changes: ClassVar[tuple[str, ...]] = (
-        "ce0e9ec8ce6f role.level of a TDP table is its own level (5.14)",
+        "role.level of a TDP table is its own level (5.14)",
         "52ac8b358b0c memslots wait for invalidations between start and end (5.15)",
         "a955cad84cda a fault whose root was invalidated is retried (5.16)",
         "bb95dfb9e2df removed tables leave their flush to the caller (5.18)",

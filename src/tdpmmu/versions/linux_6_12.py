@@ -35,7 +35,7 @@ class Linux_6_12(Linux_6_1):
         "21a36ac6b6c7 and put on the list only if still marked (6.2)",
         "d25ceb926436 the list of all TDP tables is gone (6.2)",
         "f5d16bb9be68 frozen entries are never mapped over (6.2)",
-        "c4b33d28ea7b a fault splits a huge page in place (6.2)",
+        "a fault splits a huge page in place (6.2)",
         "eb298605705a pages of a slot that is logged are not recovered (6.2)",
         "817fa998362d the slot is looked up in the page's address space (6.4)",
         "0df9dab891ff invalidated roots are zapped by who invalidates them (6.6)",

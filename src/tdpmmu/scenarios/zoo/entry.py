@@ -12,7 +12,8 @@ from tdpmmu.versions import registry
 class Entry:
     """One bug, found on one side and not on the other.
 
-    ``title`` is the subject of the fix, ``commit`` its id, ``fixed`` the first release with it.
+    ``title`` is the subject of the fix, ``commit`` its id (empty where only the subject is known),
+    ``fixed`` the first release with it.
     With ``patch`` the bug side is ``kernel`` + ``patch`` and the fixed side ``kernel``.  With
     ``fix`` (the modelled kernel has the bug) the bug side is ``kernel`` and the fixed side
     ``kernel`` + ``fix``.  ``prop`` is the property that the bug side breaks.  ``fix_of`` is the

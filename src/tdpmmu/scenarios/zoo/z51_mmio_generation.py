@@ -16,7 +16,7 @@ class MissesTheWrap(Mmio):
 ENTRY = Entry(
     id="z51",
     title="KVM: x86/mmu: Detect MMIO generation wrap in any address space",
-    commit="e1359e2beb8b",
+    commit="",
     fixed="5.1",
     kernel="6.12",
     scenario=Script(
