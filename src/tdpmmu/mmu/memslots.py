@@ -109,6 +109,12 @@ class MemslotUpdates(Notifier):
         await self.tdp_mmu_zap_all()
         await kvm.mmu_lock.write_unlock()
 
+    async def zap_all_under_slots_lock(self) -> None:
+        """Whoever else calls ``kvm_mmu_zap_all_fast`` holds ``slots_lock``, too."""
+        await self.kvm.slots_lock.lock()
+        await self.zap_all_fast()
+        await self.kvm.slots_lock.unlock()
+
     async def reload_remote_mmus(self) -> None:
         """``kvm_make_all_cpus_request(kvm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)``."""
         hardware = self.kvm.hardware

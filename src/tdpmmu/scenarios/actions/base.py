@@ -118,7 +118,7 @@ def slot_create(context: Context, text: str) -> Run:
 
 def zap_all(context: Context, text: str) -> Run:
     """``zap-all-fast``: ``kvm_mmu_zap_all_fast``."""
-    return lambda: context.mmu.zap_all_fast()
+    return lambda: context.mmu.zap_all_under_slots_lock()
 
 
 def zap_range(context: Context, text: str) -> Run:
