@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 from tdpmmu.arch.geometry import Geometry
+from tdpmmu.arch.guest import GuestPaging, GuestTables
 from tdpmmu.arch.spte import Access, SpteFormat
 from tdpmmu.arch.table import Header, TablePage
 from tdpmmu.events.records import (
@@ -40,7 +41,8 @@ class VcpuCells:
     """What other CPUs can see of a vCPU, and what its own CPU may hold.
 
     A *parked* vCPU will never enter the guest again but keeps its TLB and its roots.  ``pool`` is
-    where it allocates page tables from, ``guest_mode`` says that it runs L2.
+    where it allocates page tables from, ``guest_mode`` says that it runs L2.  ``paging`` is set if
+    its accesses go through page tables of the guest, which KVM shadows.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class VcpuCells:
         "mode",
         "number",
         "owes",
+        "paging",
         "parked",
         "pml",
         "pml_on",
@@ -68,6 +71,7 @@ class VcpuCells:
         self.thread: int | None = None
         self.pool = 0
         self.guest_mode = False
+        self.paging: GuestPaging | None = None
         chunk = layout.chunk(f"vCPU{number}")
         name = f"vCPU{number}"
         self.parked = layout.cell(f"{name}.parked", parked, chunk=chunk)
@@ -99,6 +103,8 @@ class Hardware:
         self.page_by_number: dict[int, TablePage] = {}
         self.entry_index: dict[Hashable, int] = {}
         self.protects: Callable[[Step], bool] = lambda step: False
+        self.guest: GuestTables | None = None
+        self.frame_gfn: Callable[[int], int] = lambda pfn: pfn
         self.entry_protocol = Guard("a vCPU looks for requests after it has set its mode")
         self.exclusive: Callable[[Step], bool] = lambda step: False
 
@@ -113,36 +119,44 @@ class Hardware:
 
     # --- what hardware may hold ---------------------------------------------------------------
 
-    def entries(self, step: Step, page: TablePage) -> Iterator[tuple[int, int, int]]:
-        """``(gfn, level, spte)`` of every present entry of a table."""
+    def entries(self, step: Step, page: TablePage, address: int) -> Iterator[tuple[int, int, int]]:
+        """``(address, level, spte)`` of every present entry of a table that is at ``address``.
+
+        That is what the way to it says: one shadow page may be at several.
+        """
         header: Header | None = step[page.header]
         if header is None:
             return
         size = self.geometry.pages(header.level)
-        gfn = header.gfn
         for cell in page.entries:
             spte = step[cell]
             if self.format.is_shadow_present(spte):
-                yield gfn, header.level, spte
-            gfn += size
+                yield address, header.level, spte
+            address += size
 
     def _walkable(
-        self, step: Step, root: int, page: TablePage, into: set[Entry], seen: set[int]
+        self,
+        step: Step,
+        root: int,
+        page: TablePage,
+        address: int,
+        into: set[Entry],
+        seen: set[tuple[int, int]],
     ) -> None:
-        if page.number in seen:
+        if (page.number, address) in seen:
             return
-        seen.add(page.number)
-        for gfn, level, spte in self.entries(step, page):
-            into.add((root, gfn, level, spte))
+        seen.add((page.number, address))
+        for at, level, spte in self.entries(step, page, address):
+            into.add((root, at, level, spte))
             if not self.format.is_last(spte, level):
                 child = self.page_by_pfn.get(self.format.pfn(spte))
                 if child is not None:
-                    self._walkable(step, root, child, into, seen)
+                    self._walkable(step, root, child, at, into, seen)
 
     def reachable(self, step: Step, root: int) -> set[Entry]:
         """Every translation that a walk from ``root`` finds now."""
         found: set[Entry] = set()
-        self._walkable(step, root, self.page_by_number[root], found, set())
+        self._walkable(step, root, self.page_by_number[root], 0, found, set())
         return found
 
     def fill(self, step: Step, vcpu: VcpuCells) -> None:
@@ -153,13 +167,13 @@ class Hardware:
         root = loaded[0]
         held = step[vcpu.held]
         found: set[Entry] = set()
-        seen: set[int] = set()
-        self._walkable(step, root, self.page_by_number[root], found, seen)
-        for tag, _, level, spte in held:
+        seen: set[tuple[int, int]] = set()
+        self._walkable(step, root, self.page_by_number[root], 0, found, seen)
+        for tag, address, level, spte in held:
             if tag == root and not self.format.is_last(spte, level):
                 child = self.page_by_pfn.get(self.format.pfn(spte))
                 if child is not None:
-                    self._walkable(step, root, child, found, seen)
+                    self._walkable(step, root, child, address, found, seen)
         if not found <= held:
             step[vcpu.held] = held | found
             step.emit(TlbFilled(vcpu.number))
@@ -171,14 +185,23 @@ class Hardware:
         if not self.format.is_shadow_present(spte):
             return
         for vcpu in self.vcpus:
-            if header.root in step[vcpu.loaded] and step[vcpu.in_guest]:
+            if step[vcpu.in_guest] and self.may_be_below(step, vcpu, header.root):
                 self.fill(step, vcpu)
+
+    def may_be_below(self, step: Step, vcpu: VcpuCells, root: int) -> bool:
+        """Whether a table with this root may hang below one that the vCPU has loaded.
+
+        Of a shadow page only its parents know: it may if the vCPU runs on shadow pages.
+        """
+        loaded = step[vcpu.loaded]
+        return root in loaded or (root < 0 and vcpu.paging is not None and bool(loaded))
 
     def may_walk(self, step: Step, page: TablePage) -> bool:
         """Whether some vCPU that may still enter the guest has loaded the root above ``page``."""
         header: Header | None = step[page.header]
         return header is not None and any(
-            header.root in step[vcpu.loaded] and not step[vcpu.parked] for vcpu in self.vcpus
+            not step[vcpu.parked] and self.may_be_below(step, vcpu, header.root)
+            for vcpu in self.vcpus
         )
 
     def usable(self, step: Step, vcpu: VcpuCells) -> Iterator[Entry]:
@@ -291,12 +314,16 @@ class AccessMemory(Op):
     A write through a leaf without the dirty bit sets it in the page table, in one step, and has
     the gfn put into the page-modification log if that is on.  A held translation that has the bit
     writes without a trace; one that lacks it is of no use for a write once the page table differs.
+
+    ``gfn`` is the guest's address in pages; with guest paging it translates to another gfn, which
+    is the one that the event names.  ``store`` (index, value) is what a write puts there.
     """
 
     hardware: Hardware
     vcpu: VcpuCells
     gfn: int
     kind: Access
+    store: tuple[int, int] | None = None
 
     def _outcomes(self, step: Step) -> list[tuple[str, bool]]:
         vcpu, hardware = self.vcpu, self.hardware
@@ -310,18 +337,25 @@ class AccessMemory(Op):
         if allowed:
             outcomes.append((HIT, False))
         else:
-            for entry in step[vcpu.held]:
-                if (
-                    entry[0] == root
-                    and covers(hardware.geometry, entry, self.gfn)
-                    and spte_format.is_last(entry[3], entry[2])
-                    and spte_format.allows(entry[3], self.kind)
-                    and (self.kind is not Access.WRITE or spte_format.is_dirty(entry[3]))
-                ):
-                    outcomes.append((HIT, True))
-                    break
+            if self._stale_entry(step, root) is not None:
+                outcomes.append((HIT, True))
             outcomes.append((FAULT if live is None else FAULT_PRESENT, False))
         return outcomes
+
+    def _stale_entry(self, step: Step, root: int) -> Entry | None:
+        """A held translation that allows the access although a fresh walk does not."""
+        hardware = self.hardware
+        spte_format = hardware.format
+        for entry in sorted(step[self.vcpu.held]):
+            if (
+                entry[0] == root
+                and covers(hardware.geometry, entry, self.gfn)
+                and spte_format.is_last(entry[3], entry[2])
+                and spte_format.allows(entry[3], self.kind)
+                and (self.kind is not Access.WRITE or spte_format.is_dirty(entry[3]))
+            ):
+                return entry  # type: ignore[no-any-return]
+        return None
 
     def _set_dirty(self, step: Step) -> None:
         """What a write through a live leaf without the dirty bit does to memory."""
@@ -354,13 +388,31 @@ class AccessMemory(Op):
             step[self.vcpu.faulting] = True
         elif outcome == HIT and self.kind is Access.WRITE and not stale:
             self._set_dirty(step)
+        gfn = self._accessed_gfn(step, stale) if outcome == HIT else self.gfn
         if outcome != KICKED:
             step.emit(
-                GuestAccess(
-                    self.vcpu.number, self.gfn, self.kind.name.lower(), outcome != HIT, stale
-                )
+                GuestAccess(self.vcpu.number, gfn, self.kind.name.lower(), outcome != HIT, stale)
             )
+        if outcome == HIT and self.store is not None and self.hardware.guest is not None:
+            self.hardware.guest.write(step, gfn, *self.store)
         return outcome
+
+    def _accessed_gfn(self, step: Step, stale: bool) -> int:
+        """The gfn that a hit reaches."""
+        if self.vcpu.paging is None:
+            return self.gfn
+        hardware = self.hardware
+        root = step[self.vcpu.loaded][0]
+        if stale:
+            entry = self._stale_entry(step, root)
+            assert entry is not None
+            _, address, _, spte = entry
+        else:
+            live = hardware.walk(step, root, self.gfn)
+            assert live is not None
+            _, level, spte = live
+            address = hardware.geometry.round(self.gfn, level)
+        return hardware.frame_gfn(hardware.format.pfn(spte)) + self.gfn - address
 
     def mover(self, step: Step) -> str:
         return NEITHER

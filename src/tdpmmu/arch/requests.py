@@ -15,6 +15,7 @@ from tdpmmu.arch.hardware import (
     Entry,
     Hardware,
     VcpuCells,
+    covers,
     forget,
 )
 from tdpmmu.events.records import FlushCompleted, FlushRequested, VcpuFlushed
@@ -39,6 +40,33 @@ class FlushOwnTlb(Op):
 
     def describe(self) -> str:
         return "flush own TLB"
+
+
+@dataclass(frozen=True, slots=True)
+class FlushOwnAddress(Op):
+    """``flush_tlb_gva`` (INVLPGA): one address and all paging-structure entries of this CPU."""
+
+    hardware: Hardware
+    vcpu: VcpuCells
+    address: int
+
+    def apply(self, step: Step, alternative: int) -> None:
+        spte_format = self.hardware.format
+        held = step[self.vcpu.held]
+        left = frozenset(
+            entry
+            for entry in held
+            if spte_format.is_last(entry[3], entry[2])
+            and not covers(self.hardware.geometry, entry, self.address)
+        )
+        if left != held:
+            step[self.vcpu.held] = left
+
+    def mover(self, step: Step) -> str:
+        return BOTH if step[self.vcpu.owes] or not step[self.vcpu.held] else RIGHT
+
+    def describe(self) -> str:
+        return f"flush address {self.address:#x} from own TLB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +369,8 @@ class HypercallFlush(Op):
         geometry = self.hardware.geometry
         for vcpu in self.hardware.vcpus:
             held = step[vcpu.held]
-            if self.end < 0:
+            if self.end < 0 or vcpu.paging is not None:
+                # An address under guest paging is not a gfn: there is nothing to compare.
                 left: frozenset[Entry] = frozenset()
             else:
                 left = frozenset(

@@ -7,7 +7,7 @@ from the new value, and emits ``SpteChanged``.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tdpmmu.events.records import PageFreed, SpteChanged
@@ -40,6 +40,8 @@ class Header:
     ``level`` is the level of the *entries* in the table; ``role_level`` is the kernel's
     ``role.level``, which up to 5.13 was the parent's level for a TDP MMU child.
     ``parent`` is ``sp->ptep``, the entry that points here (from 5.18).  ``guest_mode``: it maps L2.
+    A shadow page (not ``tdp``) may hang below several roots, and then has ``root`` -1.  One that is
+    not ``direct`` shadows the guest's table in ``gfn``; ``access`` is what the way to it allows.
     """
 
     gfn: int
@@ -50,10 +52,15 @@ class Header:
     tdp: bool
     parent: Cell | None = None
     guest_mode: bool = False
+    direct: bool = True
+    access: int = 7
 
 
 class TablePage:
-    """A page table page with its ``struct kvm_mmu_page``: ``spt``, state and header in one."""
+    """A page table page with its ``struct kvm_mmu_page``: ``spt``, state and header in one.
+
+    Only VMs that can have shadow pages (``unsync`` given) have the fields that those alone need.
+    """
 
     __slots__ = (
         "entries",
@@ -63,9 +70,14 @@ class TablePage:
         "name",
         "number",
         "nx_huge_page_disallowed",
+        "parent_ptes",
         "pfn",
         "root_count",
+        "shadowed",
         "state",
+        "unsync",
+        "unsync_child_bitmap",
+        "unsync_children",
     )
 
     def __init__(
@@ -79,6 +91,7 @@ class TablePage:
         flags: Guard,
         refcount: Guard,
         invalid: Guard,
+        unsync: Guard | None = None,
     ) -> None:
         self.number = number
         self.name = f"SP{number}"
@@ -97,6 +110,30 @@ class TablePage:
         self.invalid = layout.cell(
             f"{self.name}.role.invalid", False, chunk=chunk, guard=invalid, page=self
         )
+        if unsync is not None:
+            self.parent_ptes = layout.cell(
+                f"{self.name}.parent_ptes", (), chunk=chunk, guard=invalid, page=self
+            )
+            self.shadowed = layout.cell(
+                f"{self.name}.shadowed_translation",
+                ((0, 0),) * entries,
+                chunk=chunk,
+                guard=invalid,
+                page=self,
+            )
+            self.unsync = layout.cell(
+                f"{self.name}.unsync", False, chunk=chunk, guard=unsync, page=self
+            )
+            self.unsync_children = layout.cell(
+                f"{self.name}.unsync_children", 0, chunk=chunk, guard=unsync, page=self
+            )
+            self.unsync_child_bitmap = layout.cell(
+                f"{self.name}.unsync_child_bitmap",
+                frozenset(),
+                chunk=chunk,
+                guard=unsync,
+                page=self,
+            )
         self.entries = tuple(
             layout.cell(f"{self.name}[{i}]", empty, chunk=chunk, guard=sptes, page=self)
             for i in range(entries)
@@ -147,6 +184,8 @@ def _changed(step: Step, sptep: Cell, old: int, new: int) -> None:
     if header is not None and step[page.state] in (USED, QUEUED):
         index = hardware.entry_index[sptep.key]
         gfn = header.gfn + index * hardware.geometry.pages(header.level)
+        if not header.direct:
+            gfn = _shadowed_gfn(hardware, header, old, new)
         if old != new:
             step.emit(
                 SpteChanged(
@@ -154,6 +193,14 @@ def _changed(step: Step, sptep: Cell, old: int, new: int) -> None:
                 )
             )
         hardware.entry_written(step, page, header, gfn, new)
+
+
+def _shadowed_gfn(hardware: Hardware, header: Header, old: int, new: int) -> int:
+    """The gfn that an entry of a guest's table maps, or that table's where it maps none."""
+    spte = new if hardware.format.is_shadow_present(new) else old
+    if hardware.format.is_shadow_present(spte) and hardware.format.is_last(spte, header.level):
+        return hardware.frame_gfn(hardware.format.pfn(spte))
+    return header.gfn
 
 
 def _assisted(step: Step, sptep: Cell) -> bool:
@@ -329,10 +376,7 @@ class Allocate(Op):
             if step[page.state] == FREE:
                 header = self.header
                 if self.root:
-                    header = Header(
-                        header.gfn, header.level, header.role_level, header.as_id, page.number,
-                        header.tdp, None, header.guest_mode,
-                    )  # fmt: skip
+                    header = replace(header, root=page.number)
                 step[page.state] = USED
                 step[page.header] = header
                 return page

@@ -163,6 +163,11 @@ class FlushCompleted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FlushDeferred(Event):
+    """What this thread owes was written down for others to flush (``kvm->tlbs_dirty``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class VcpuFlushed(Event):
     """A vCPU's own TLB was emptied (``kvm_vcpu_flush_tlb_all`` and its like)."""
 
@@ -325,10 +330,41 @@ class EmulatedWrite(Event):
 
 @dataclass(frozen=True, slots=True)
 class GfnTracked(Event):
-    """A gfn is write-tracked from here on: it holds a page table that KVM shadows."""
+    """A gfn is write-tracked from here on: it holds a page table that KVM shadows.
+
+    ``page`` is the shadow page, if it is one that wants the gfn written by nobody unseen.
+    """
 
     as_id: int
     gfn: int
+    page: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GfnUntracked(Event):
+    """The opposite: the shadow page is gone, or became unsync, so that the guest may write."""
+
+    as_id: int
+    gfn: int
+    page: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPteWritten(Event):
+    """An entry of a guest page table, the one in ``gfn``, took another value."""
+
+    gfn: int
+    index: int
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFlushed(Event):
+    """The guest flushes its TLB on a vCPU: one ``address`` (in pages), or everything (-1)."""
+
+    vcpu: int
+    address: int
 
 
 @dataclass(frozen=True, slots=True)

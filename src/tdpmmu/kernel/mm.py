@@ -37,6 +37,10 @@ class HostMemory:
         """The frame behind ``gfn`` while its block has this generation."""
         return FIRST_PFN + generation * self.blocks * self.block + gfn
 
+    def gfn_of(self, pfn: int) -> int:
+        """The gfn that a frame backs, or backed before the host took it away."""
+        return (pfn - FIRST_PFN) % (self.blocks * self.block)
+
     async def get_user_page(self, gfn: int, faulting: Cell | None = None) -> int:
         """``hva_to_pfn``: the frame that backs ``gfn`` now.
 

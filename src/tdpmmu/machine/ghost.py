@@ -31,6 +31,9 @@ class Ghost:
     def __init__(self) -> None:
         self.cell: Cell | None = None
 
+    def begin(self, step: Step) -> None:
+        """Look at the first state, where what happened before does not say enough."""
+
     def observe(self, step: Step, event: Event) -> None:
         """Take note of ``event``; call ``step.violate(self, sentence)`` if it breaks the rule."""
         raise TypeError(f"{type(self).__name__} hears events but has no observe()")
