@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tdpmmu.arch.requests import FlushDone, HypercallFlush, NeedsIpi, RequestFlush, SendIpi, WaitIpi
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.requests import (
+    FlushDone,
+    HypercallFlush,
+    NeedsIpi,
+    RequestFlush,
+    RequestReload,
+    SendIpi,
+    WaitIpi,
+)
 from tdpmmu.mmu.kvm import Kvm
 
 
@@ -36,13 +45,25 @@ class Flush:
 
     async def make_all_cpus_request(self) -> None:
         """``kvm_make_all_cpus_request(KVM_REQ_TLB_FLUSH)``: ask everyone, kick, wait."""
-        hardware = self.kvm.hardware
         kick = []
         for vcpu in self.kvm.vcpus_to_ask:
-            await RequestFlush(hardware, vcpu)
-            if await NeedsIpi(hardware, vcpu):
+            await RequestFlush(self.kvm.hardware, vcpu)
+            if await NeedsIpi(self.kvm.hardware, vcpu):
                 kick.append(vcpu)
-        for vcpu in tuple(kick):
+        await self.kick_and_wait(tuple(kick))
+
+    async def reload_remote_mmus(self) -> None:
+        """``kvm_make_all_cpus_request(kvm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)``."""
+        kick = []
+        for vcpu in self.kvm.vcpus_to_ask:
+            await RequestReload(self.kvm.hardware, vcpu)
+            if await NeedsIpi(self.kvm.hardware, vcpu):
+                kick.append(vcpu)
+        await self.kick_and_wait(tuple(kick))
+
+    async def kick_and_wait(self, vcpus: tuple[VcpuCells, ...]) -> None:
+        """``smp_call_function_many`` with an empty function: each has been outside."""
+        for vcpu in vcpus:
             await SendIpi(vcpu)
-        for vcpu in tuple(kick):
-            await WaitIpi(hardware, vcpu)
+        for vcpu in vcpus:
+            await WaitIpi(self.kvm.hardware, vcpu)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tdpmmu.arch.geometry import Geometry
+from tdpmmu.arch.guest import GuestTables
 from tdpmmu.arch.hardware import Hardware, VcpuCells
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.arch.table import TablePage
@@ -24,7 +25,7 @@ from tdpmmu.kernel.locks import (
 from tdpmmu.kernel.mm import HostMemory
 from tdpmmu.kernel.rcu import Rcu
 from tdpmmu.machine.op import Step
-from tdpmmu.machine.state import Layout
+from tdpmmu.machine.state import Guard, Layout
 
 NO_RANGE = (0, 0)
 
@@ -74,6 +75,8 @@ class Config:
     ``slots``: the memslots of both address spaces; without any, one maps everything in each.
     ``options``: further properties of the VM, by the name under which a feature looks for them.
     ``lockless_nx_flag``: the kernel looks at ``nx_huge_page_disallowed`` without a lock (6.2 on).
+    ``shadow_pages``: the VM can have shadow pages.  ``guest_tables``: the guest's page tables, each
+    its gfn and its entries.  ``mmu_pages``: how many shadow pages it may have, 0 for no limit.
     """
 
     geometry: Geometry
@@ -90,6 +93,9 @@ class Config:
     lockless_nx_flag: bool = False
     slots: tuple[Memslot, ...] | None = None
     options: frozenset[str] = frozenset()
+    shadow_pages: bool = False
+    guest_tables: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    mmu_pages: int = 0
 
 
 class Kvm:
@@ -161,9 +167,11 @@ class Kvm:
         self.dirty_bitmap = tuple(
             layout.cell(f"dirty_bitmap[{as_id}]", frozenset()) for as_id in (0, 1)
         )
-        self.tracking_change = Unchanged("write tracking does not change")
+        self.tracking_change: Guard = Unchanged("write tracking does not change")
+        if config.shadow_pages:
+            self.tracking_change = UnderWriteLock(self.mmu_lock, lockless_reads=True)
         self.write_tracked = tuple(
-            layout.cell(f"gfn_write_track[{as_id}]", frozenset(), guard=self.tracking_change)
+            layout.cell(f"gfn_write_track[{as_id}]", (), guard=self.tracking_change)
             for as_id in (0, 1)
         )
         self.attributes_change = Unchanged("memory attributes do not change")
@@ -188,12 +196,27 @@ class Kvm:
             for gfn in range(config.geometry.max_gfn)
         )
 
+        hashes = layout.chunk("mmu_page_hash")
+        self.mmu_page_hash = tuple(
+            layout.cell(f"mmu_page_hash[{gfn:#x}]", (), chunk=hashes, guard=write)
+            for gfn in range(config.geometry.max_gfn if config.shadow_pages else 0)
+        )
+        self.tlbs_dirty = layout.cell("tlbs_dirty", 0)
+        self.n_used_mmu_pages = layout.cell("n_used_mmu_pages", 0, guard=write)
+        self.mmu_unsync_pages_lock = SpinLock(
+            layout, "mmu_unsync_pages_lock", chunk=layout.chunk("mmu_unsync_pages_lock")
+        )
+        unsync = UnderSpinOrWrite(self.mmu_lock, self.mmu_unsync_pages_lock, lockless_reads=True)
+        self.guest = GuestTables(layout, config.geometry, dict(config.guest_tables))
+        self.hardware.guest = self.guest
+
         self.memory = HostMemory(
             layout,
             config.geometry.max_gfn,
             config.geometry.pages(config.huge_level),
             chunk=layout.chunk("host"),
         )
+        self.hardware.frame_gfn = self.memory.gfn_of
         self.vcpus: list[VcpuCells] = [
             self.hardware.add_vcpu(layout, parked=n >= config.vcpus)
             for n in range(config.vcpus + config.parked)
@@ -219,6 +242,7 @@ class Kvm:
                     flags=nx_flag,
                     refcount=counts,
                     invalid=write,
+                    unsync=unsync if config.shadow_pages else None,
                 )
                 self.hardware.page_by_number[page.number] = page
                 self.pages.append(page)
@@ -236,6 +260,7 @@ class Kvm:
             "tdp_mmu_pages_lock": self.tdp_mmu_pages_lock,
             "rcu": self.rcu,
             "srcu": self.srcu,
+            "mmu_unsync_pages_lock": self.mmu_unsync_pages_lock,
         }
 
     def _pages_cannot_be_freed(self, step: Step) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tdpmmu.arch.requests import FlushOwnTlb, LoadRoot
-from tdpmmu.arch.table import TablePage
+from tdpmmu.arch.table import ReadHeader, TablePage
 from tdpmmu.events.records import TornDown, Warned
 from tdpmmu.machine.op import FREE, FREED, Op, Step
 from tdpmmu.mmu.kvm import Kvm
+from tdpmmu.mmu.shadow import InvalidList
 from tdpmmu.mmu.vcpu import Vcpu
 
 
@@ -51,7 +52,13 @@ class Lifetime(Vcpu):
 
     async def put_vcpu_roots(self, roots: tuple[TablePage, ...]) -> None:
         """``kvm_mmu_free_roots`` of every vCPU."""
+        invalid_list = InvalidList()
         await self.kvm.mmu_lock.write_lock()
         for root in roots:
-            await self.put_root(root)
+            header = await ReadHeader(root)
+            if header.tdp:
+                await self.put_root(root)
+            else:
+                await self.free_root_page(root, invalid_list)
+        await self.commit_zap_page(invalid_list)
         await self.kvm.mmu_lock.write_unlock()

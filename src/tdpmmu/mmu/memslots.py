@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tdpmmu.arch.requests import NeedsIpi, RequestReload, SendIpi, WaitIpi
 from tdpmmu.events.records import MemslotCreated, MemslotGone
 from tdpmmu.kernel.locks import SpinAcquire
 from tdpmmu.machine.op import Emit, Op, Read, Step, Write
@@ -114,19 +113,6 @@ class MemslotUpdates(Notifier):
         await self.kvm.slots_lock.lock()
         await self.zap_all_fast()
         await self.kvm.slots_lock.unlock()
-
-    async def reload_remote_mmus(self) -> None:
-        """``kvm_make_all_cpus_request(kvm, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)``."""
-        hardware = self.kvm.hardware
-        kick = []
-        for vcpu in self.kvm.vcpus_to_ask:
-            await RequestReload(hardware, vcpu)
-            if await NeedsIpi(hardware, vcpu):
-                kick.append(vcpu)
-        for vcpu in tuple(kick):
-            await SendIpi(vcpu)
-        for vcpu in tuple(kick):
-            await WaitIpi(hardware, vcpu)
 
     async def zap_gfn_range_all(self, start: int, end: int) -> None:
         """``kvm_zap_gfn_range`` (MTRRs, APICv): in 5.12 the TDP MMU's walk may yield."""

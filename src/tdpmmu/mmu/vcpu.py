@@ -24,10 +24,11 @@ from tdpmmu.arch.requests import (
 from tdpmmu.arch.spte import Access
 from tdpmmu.machine.op import Choose
 from tdpmmu.mmu.fault import RET_PF_EMULATE, RET_PF_RETRY
-from tdpmmu.mmu.nx_worker import NxWorker
+from tdpmmu.mmu.shadow_fault import GUEST_FAULT
+from tdpmmu.mmu.shadow_roots import ShadowRoots
 
 
-class Vcpu(NxWorker):
+class Vcpu(ShadowRoots):
     """The loop of ``KVM_RUN``."""
 
     async def enter_guest(self, vcpu: VcpuCells) -> bool:
@@ -63,8 +64,13 @@ class Vcpu(NxWorker):
         pool: int,
         gfns: tuple[int, ...],
         kinds: tuple[Access, ...],
+        store: tuple[int, int] | None = None,
     ) -> None:
-        """One guest access to any of ``gfns`` in any of ``kinds``, with the faults it takes."""
+        """One guest access to any of ``gfns`` in any of ``kinds``, with the faults it takes.
+
+        ``gfns`` are addresses if the guest pages.  ``store`` (index, value): what a write puts
+        there, if that is one of the guest's page tables.
+        """
         gfn = -1
         access = kinds[0]
         while True:
@@ -73,15 +79,19 @@ class Vcpu(NxWorker):
             if gfn < 0:
                 gfn = await Choose("gfn", gfns)
                 access = await Choose("access", kinds)
-            outcome = await AccessMemory(self.kvm.hardware, vcpu, gfn, access)
+            outcome = await AccessMemory(self.kvm.hardware, vcpu, gfn, access, store)
             await self.leave_guest(vcpu)
             if outcome == HIT:
                 return
             if outcome == KICKED:
                 continue
             present = outcome == FAULT_PRESENT
-            result = await self.direct_page_fault(vcpu, gfn, access, as_id, pool, present)
+            result = await self.page_fault(vcpu, gfn, access, as_id, pool, present)
+            if result == GUEST_FAULT:
+                return
             if result == RET_PF_EMULATE:
+                if store is not None:
+                    await self.emulate_store(vcpu, gfn, store)
                 await self.emulate(vcpu, as_id, gfn, access)
                 return
 

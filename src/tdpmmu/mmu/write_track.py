@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdpmmu.arch.table import TablePage
+from tdpmmu.arch.table import ReadHeader, TablePage
 from tdpmmu.events.records import GfnTracked
 from tdpmmu.machine.op import Emit, Read, Write
 from tdpmmu.mmu.fault import Fault
@@ -13,32 +13,68 @@ from tdpmmu.mmu.tdp_iter import TdpIter
 class WriteTrack(MemslotUpdates):
     """A tracked gfn is mapped small and read-only, and a write to it is emulated."""
 
-    async def gfn_is_write_tracked(self, fault: Fault, gfn: int) -> bool:
+    async def gfn_is_write_tracked(self, as_id: int, gfn: int) -> bool:
         """``kvm_gfn_is_write_tracked``: in the address space of the fault's slot."""
-        tracked = await Read(self.kvm.write_tracked[fault.as_id])
+        tracked = await Read(self.kvm.write_tracked[as_id])
         return gfn in tracked
 
     async def page_fault_handle_page_track(self, fault: Fault) -> bool:
         """``page_fault_handle_page_track``: a write to what is present and tracked."""
         if not (fault.present and fault.write):
             return False
-        return await self.gfn_is_write_tracked(fault, fault.gfn)
+        return await self.gfn_is_write_tracked(fault.as_id, fault.gfn)
 
     async def make_spte(self, fault: Fault, it: TdpIter) -> int:
-        """``mmu_try_to_unsync_pages`` says no: neither writable nor MMU-writable."""
+        """If ``mmu_try_to_unsync_pages`` says no: neither writable nor MMU-writable."""
         spte = await super().make_spte(fault, it)
         if self.kvm.format.is_writable(spte):
-            fault.wrprot = await self.gfn_is_write_tracked(fault, it.gfn)
+            fault.wrprot = not await self.try_to_unsync_pages(fault.as_id, it.gfn, True)
             if fault.wrprot:
                 spte &= ~(self.kvm.format.writable | self.kvm.format.mmu_writable)
         return spte
+
+    async def try_to_unsync_pages(self, as_id: int, gfn: int, can_unsync: bool) -> bool:
+        """``mmu_try_to_unsync_pages``: whether a gfn may be mapped writable.
+
+        One that holds a last-level guest table may be: its shadow pages become unsync.
+        """
+        kvm = self.kvm
+        if await self.gfn_is_write_tracked(as_id, gfn):
+            return False
+        if not kvm.config.shadow_pages:
+            return True
+        locked = False
+        for sp in await Read(kvm.mmu_page_hash[gfn]):
+            if not await self.shadows_gptes(sp):
+                continue
+            if not can_unsync:
+                return False
+            if await Read(sp.unsync):
+                continue
+            if not locked:
+                # TDP faults hold mmu_lock for read only.
+                locked = True
+                await kvm.mmu_unsync_pages_lock.lock()
+                if await Read(sp.unsync):
+                    continue
+            await self.unsync_page(sp)
+        if locked:
+            await kvm.mmu_unsync_pages_lock.unlock()
+        return True
+
+    async def shadows_gptes(self, sp: TablePage) -> bool:
+        """``for_each_gfn_valid_sp_with_gptes``: neither zapped nor direct."""
+        if await Read(sp.invalid):
+            return False
+        header = await ReadHeader(sp)
+        return not header.direct
 
     async def track_gfn(self, as_id: int, gfn: int) -> None:
         """``__kvm_write_track_add_gfn``: mark it, take write access away, flush."""
         kvm = self.kvm
         await kvm.mmu_lock.write_lock()
         tracked = await Read(kvm.write_tracked[as_id])
-        await Write(kvm.write_tracked[as_id], tracked | {gfn})
+        await Write(kvm.write_tracked[as_id], tuple(sorted((*tracked, gfn))))
         if await self.write_protect_gfn(as_id, gfn):
             await self.flush_remote_tlbs()
         await Emit(GfnTracked(as_id, gfn))

@@ -14,6 +14,7 @@ from tdpmmu.properties.context import Guarded, KernelWarning, LockContext
 from tdpmmu.properties.dirty_log import DirtyLogComplete, TrackedWrite
 from tdpmmu.properties.flush_owed import FlushBeforeRcuUnlock, FlushOwed, FlushRequestLost
 from tdpmmu.properties.freed_table import FreedTable
+from tdpmmu.properties.guest_translation import GuestTranslation
 from tdpmmu.properties.leftover import Leftover
 from tdpmmu.properties.lifetime import Leak, RefcountError, UseAfterFree
 from tdpmmu.properties.lost_dirty import LostDirtyBit
@@ -32,6 +33,7 @@ WATCHERS: tuple[type[Property], ...] = (
     LostDirtyBit,
     MixedHugePage,
     StaleMmio,
+    GuestTranslation,
     Multihit,
     Leak,
     UseAfterFree,
@@ -90,10 +92,11 @@ def attach(
         if ghost.initial is not None:
             ghost.cell = machine.layout.cell(f"ghost {ghost.name}", ghost.initial)
             machine.initial = (*machine.initial, (ghost.initial,))
+        step = Step(machine.initial, 0)
         if ghost.history:
-            step = Step(machine.initial, 0)
             for event in machine.prologue:
                 if type(event) in ghost.hears:
                     ghost.observe(step, event)
-            machine.initial = step.state
+        ghost.begin(step)
+        machine.initial = step.state
         machine.ghosts.append(ghost)

@@ -12,6 +12,7 @@ from tdpmmu.events.records import (
     EmulatedWrite,
     Event,
     GfnTracked,
+    GfnUntracked,
     GuestAccess,
     GuestEntered,
     PageMarkedDirty,
@@ -101,17 +102,19 @@ class TrackedWrite(Property):
     name: ClassVar[str] = "tracked-write"
     kind: ClassVar[str] = HARM
     meaning: ClassVar[str] = "a guest writes a page table that KVM shadows, unseen"
-    hears: ClassVar[tuple[type[Event], ...]] = (GfnTracked, GuestAccess)
+    hears: ClassVar[tuple[type[Event], ...]] = (GfnTracked, GfnUntracked, GuestAccess)
     initial: ClassVar[object] = frozenset()
     history: ClassVar[bool] = True
 
     def observe(self, step: Step, event: Event) -> None:
         assert self.cell is not None
         if isinstance(event, GfnTracked):
-            step[self.cell] = step[self.cell] | {event.gfn}
+            step[self.cell] = step[self.cell] | {(event.gfn, event.page)}
+        elif isinstance(event, GfnUntracked):
+            step[self.cell] = step[self.cell] - {(event.gfn, event.page)}
         elif isinstance(event, GuestAccess):
             write = event.kind == "write" and not event.fault
-            if write and event.gfn in step[self.cell]:
+            if write and any(gfn == event.gfn for gfn, _ in step[self.cell]):
                 step.violate(
                     self,
                     f"vCPU{event.vcpu} writes gfn {event.gfn:#x}, which is write-tracked, unseen",

@@ -8,6 +8,7 @@ from tdpmmu.arch.hardware import Entry
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.events.records import (
     Event,
+    FlushDeferred,
     FlushLost,
     FlushRequested,
     LockReleased,
@@ -17,7 +18,7 @@ from tdpmmu.events.records import (
 from tdpmmu.machine.ghost import DISCIPLINE, HARM
 from tdpmmu.machine.op import Step
 from tdpmmu.properties.base import Property
-from tdpmmu.properties.view import backed, tell
+from tdpmmu.properties.view import backed, by_address, tell
 
 Debt = tuple[int, int, Entry]
 """The thread that zapped an entry, a vCPU that may still use it, and the entry."""
@@ -41,6 +42,16 @@ def _allowed(spte_format: SpteFormat, held: int, old: int) -> bool:
     return spte_format.is_writable(held) <= spte_format.is_writable(
         old
     ) and spte_format.is_executable(held) <= spte_format.is_executable(old)
+
+
+def _same_way(spte_format: SpteFormat, entry: Entry, event: SpteChanged) -> bool:
+    """Whether a held entry leads where an SPTE of a shadow page led."""
+    return (
+        entry[2] == event.level
+        and spte_format.pfn(entry[3]) == spte_format.pfn(event.old)
+        and spte_format.is_last(entry[3], entry[2]) == spte_format.is_last(event.old, event.level)
+        and _allowed(spte_format, entry[3], event.old)
+    )
 
 
 class _Owed(Property):
@@ -76,9 +87,14 @@ class _Owed(Property):
         end = event.gfn + hardware.geometry.pages(event.level)
         debts: set[Debt] = set()
         for vcpu in hardware.vcpus:
-            if event.root not in step[vcpu.loaded]:
+            if not hardware.may_be_below(step, vcpu, event.root):
                 continue
             for entry in hardware.usable(step, vcpu):
+                if event.root < 0:
+                    # Of a shadow page nobody knows all addresses: the entry has to look the same.
+                    if _same_way(spte_format, entry, event):
+                        debts.add((step.thread, vcpu.number, entry))
+                    continue
                 if entry[0] != event.root:
                     continue
                 if not leaf:
@@ -132,6 +148,7 @@ class FlushOwed(_Owed):
     hears: ClassVar[tuple[type[Event], ...]] = (
         SpteChanged,
         LockReleased,
+        FlushDeferred,
         FlushRequested,
         VcpuFlushed,
     )
@@ -139,6 +156,8 @@ class FlushOwed(_Owed):
     def observe(self, step: Step, event: Event) -> None:
         if isinstance(event, SpteChanged):
             self._zapped(step, event)
+        elif isinstance(event, FlushDeferred):
+            self._deferred(step)
         elif isinstance(event, LockReleased):
             if event.lock == "mmu_lock":
                 entry = self._due(step)
@@ -150,6 +169,15 @@ class FlushOwed(_Owed):
                     )
         elif isinstance(event, (FlushRequested, VcpuFlushed)):
             self._flushed(step, event.vcpu)
+
+    def _deferred(self, step: Step) -> None:
+        """What the thread owes for a shadow page others will see to."""
+        assert self.cell is not None
+        step[self.cell] = frozenset(
+            debt
+            for debt in step[self.cell]
+            if debt[0] != step.thread or not by_address(self.hardware, step, debt[2][0])
+        )
 
 
 class FlushBeforeRcuUnlock(_Owed):

@@ -8,6 +8,7 @@ from tdpmmu.arch.table import Header, TablePage
 from tdpmmu.events.records import Event, PageFreed
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.op import USED, Step
+from tdpmmu.machine.state import Cell
 from tdpmmu.properties.base import Property
 from tdpmmu.properties.view import tell
 
@@ -30,7 +31,7 @@ class FreedTable(Property):
             if hardware.page_by_pfn[event.pfn].number in loaded:
                 step.violate(self, f"{event.page} is freed while it is vCPU{vcpu.number}'s root")
                 return
-            if event.root not in loaded:
+            if not hardware.may_be_below(step, vcpu, event.root):
                 continue
             for entry in hardware.usable(step, vcpu):
                 if not spte_format.is_last(entry[3], entry[2]) and (
@@ -42,15 +43,25 @@ class FreedTable(Property):
                         f"{tell(hardware, entry)}",
                     )
                     return
-        header: Header | None = step[hardware.page_by_pfn[event.pfn].header]
-        if header is None or header.parent is None:
+        page = hardware.page_by_pfn[event.pfn]
+        header: Header | None = step[page.header]
+        if header is None:
             return
-        above: TablePage = header.parent.page
-        spte = step[header.parent]
-        if (
+        parents = (header.parent,) if header.tdp else step[page.parent_ptes]
+        for parent in parents:
+            if parent is not None and self._points_to(step, parent, event.pfn, header.level + 1):
+                step.violate(
+                    self, f"{event.page} is freed while {parent.page.name} still points to it"
+                )
+                return
+
+    def _points_to(self, step: Step, sptep: Cell, pfn: int, level: int) -> bool:
+        spte_format = self.hardware.format
+        above: TablePage = sptep.page
+        spte = step[sptep]
+        return (
             step[above.state] == USED
             and spte_format.is_shadow_present(spte)
-            and not spte_format.is_last(spte, header.level + 1)
-            and spte_format.pfn(spte) == event.pfn
-        ):
-            step.violate(self, f"{event.page} is freed while {above.name} still points to it")
+            and not spte_format.is_last(spte, level)
+            and spte_format.pfn(spte) == pfn
+        )

@@ -11,7 +11,7 @@ from tdpmmu.events.records import Event, MemslotGone, RangeZapped
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.op import USED, Step
 from tdpmmu.properties.base import Property
-from tdpmmu.properties.view import tell, usable_leaves
+from tdpmmu.properties.view import first_gfn, tell, usable_leaves
 
 
 class Leftover(Property):
@@ -33,28 +33,30 @@ class Leftover(Property):
             return
         hardware = self.hardware
         for entry in self._mapped(step, as_id):
-            if self._overlaps(entry, event.gfn, event.pages):
+            if self._overlaps(step, entry, event.gfn, event.pages):
                 step.violate(self, f"the page tables still have {tell(hardware, entry)}")
                 return
         for vcpu, entry in usable_leaves(hardware, step):
             header: Header | None = step[hardware.page_by_number[entry[0]].header]
             if header is None or as_id not in (-1, header.as_id):
                 continue
-            if self._overlaps(entry, event.gfn, event.pages):
+            if self._overlaps(step, entry, event.gfn, event.pages):
                 step.violate(self, f"vCPU{vcpu.number} may still use {tell(hardware, entry)}")
                 return
 
-    def _overlaps(self, entry: Entry, gfn: int, pages: int) -> bool:
-        return entry[1] < gfn + pages and gfn < entry[1] + self.hardware.geometry.pages(entry[2])
+    def _overlaps(self, step: Step, entry: Entry, gfn: int, pages: int) -> bool:
+        first = first_gfn(self.hardware, step, entry)
+        return first < gfn + pages and gfn < first + self.hardware.geometry.pages(entry[2])
 
     def _mapped(self, step: Step, as_id: int) -> Iterator[Entry]:
-        """The leaves below all TDP roots of an address space, valid or not."""
+        """The leaves below all roots of an address space, valid or not."""
         hardware = self.hardware
         for number, page in sorted(hardware.page_by_number.items()):
             header: Header | None = step[page.header]
-            if header is None or header.root != number or step[page.state] != USED:
+            if header is None or step[page.state] != USED:
                 continue
-            if not header.tdp or as_id not in (-1, header.as_id):
+            is_root = header.root == number if header.tdp else step[page.root_count] > 0
+            if not is_root or as_id not in (-1, header.as_id):
                 continue
             for entry in sorted(hardware.reachable(step, number)):
                 if hardware.format.is_last(entry[3], entry[2]):

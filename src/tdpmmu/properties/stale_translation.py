@@ -10,7 +10,7 @@ from tdpmmu.events.records import Event, HostPageReused, SpteChanged
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.op import Step
 from tdpmmu.properties.base import Property
-from tdpmmu.properties.view import maps, tell, usable_leaves
+from tdpmmu.properties.view import by_address, maps, tell, usable_leaves
 
 
 class StaleTranslation(Property):
@@ -36,7 +36,9 @@ class StaleTranslation(Property):
                     )
                     return
             for entry in self._live(step, event.gfn, event.pages):
-                if maps(hardware, entry, event.pfn, event.pages):
+                if hardware.format.is_last(entry[3], entry[2]) and maps(
+                    hardware, entry, event.pfn, event.pages
+                ):
                     step.violate(
                         self,
                         f"the host reuses the page of gfn {event.gfn:#x} while the page tables "
@@ -61,6 +63,10 @@ class StaleTranslation(Property):
         hardware = self.hardware
         roots = {root for vcpu in hardware.vcpus for root in step[vcpu.loaded]}
         for root in sorted(roots):
+            if by_address(hardware, step, root):
+                # Any address may lead to the gfns.
+                yield from sorted(hardware.reachable(step, root))
+                continue
             for gfn in range(start, start + pages):
                 found = hardware.walk(step, root, gfn)
                 if found is not None:

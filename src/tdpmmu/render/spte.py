@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tdpmmu.arch.guest import ACC_EXEC, ACC_WRITE, LARGE, PRESENT, gpte_access, gpte_gfn
 from tdpmmu.arch.hardware import Entry, Hardware
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.events.records import SpteChanged
@@ -43,6 +44,15 @@ def value(hardware: Hardware, spte: int, level: int) -> str:
         return f"pfn {fmt.pfn(spte):#x} {permissions(fmt, spte)}"
     page = hardware.page_by_pfn.get(fmt.pfn(spte))
     return f"table {page.name}" if page else f"table at pfn {fmt.pfn(spte):#x}"
+
+
+def guest(gpte: int) -> str:
+    """A PTE of the guest: ``none``, ``gfn 0x2 rw-``, with ``large`` if it maps more than a page."""
+    if not gpte & PRESENT:
+        return "none"
+    access = gpte_access(gpte)
+    letters = f"r{'w' if access & ACC_WRITE else '-'}{'x' if access & ACC_EXEC else '-'}"
+    return f"gfn {gpte_gfn(gpte):#x} {letters}{' large' if gpte & LARGE else ''}"
 
 
 def change(hardware: Hardware, event: SpteChanged) -> str:

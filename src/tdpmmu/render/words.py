@@ -41,13 +41,24 @@ _ACCOUNTS = (
     "possible_nx_huge_pages",
     "active_mmu_pages",
     "tdp_mmu_pages",
+    "mmu_page_hash[",
+    "n_used_mmu_pages",
+    "gfn_write_track[",
     "rmap[",
     "mmu_notifier_range",
     "threads alive",
 )
 """Cells that only keep accounts, by the start of their name."""
 
-_ACCOUNT_FIELDS = (".root_count", ".nx_huge_page_disallowed", ".state", ".header")
+_ACCOUNT_FIELDS = (
+    ".root_count",
+    ".nx_huge_page_disallowed",
+    ".state",
+    ".header",
+    ".parent_ptes",
+    ".shadowed_translation",
+    ".unsync_child_bitmap",
+)
 """The same, by the end of their name."""
 
 _SILENT = (
@@ -202,6 +213,16 @@ class Words:
                 return Phrase(f"KVM writes gfn {gfn:#x} for the guest", GUEST)
             case ev.GfnTracked(_, gfn):
                 return Phrase(f"gfn {gfn:#x} is write-tracked", MEMORY)
+            case ev.GfnUntracked(_, gfn):
+                return Phrase(f"gfn {gfn:#x} may be written by the guest", MEMORY)
+            case ev.GuestPteWritten(gfn, index, old, new):
+                old_text, new_text = spte.guest(old), spte.guest(new)
+                return Phrase(f"guest PTE {gfn:#x}[{index}]: {old_text} -> {new_text}", GUEST)
+            case ev.GuestFlushed(_, address):
+                what = f"INVLPG {address:#x}" if address >= 0 else "a TLB flush"
+                return Phrase(f"the guest does {what}", GUEST)
+            case ev.FlushDeferred():
+                return Phrase("kvm->tlbs_dirty++: the flush is left to others", FLUSH)
             case ev.PfnMarkedDirty(pfn):
                 return Phrase(f"kvm_set_pfn_dirty({pfn:#x})") if self._every else None
             case ev.AttributesChanged(private):

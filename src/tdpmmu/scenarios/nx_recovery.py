@@ -32,7 +32,7 @@ from tdpmmu.events.records import (
     NxPageRecovered,
     Yielded,
 )
-from tdpmmu.machine.op import BOTH, FREE, LEFT, ListAdd, Op, Step, WaitUntil
+from tdpmmu.machine.op import BOTH, FREE, LEFT, Add, ListAdd, Op, Step, WaitUntil
 from tdpmmu.machine.state import State
 from tdpmmu.machine.thread import Machine, Thread
 from tdpmmu.mmu.fault import RET_PF_RETRY
@@ -219,6 +219,7 @@ class NxRecovery:
                 ranged_flush=self.flush == "ranged",
                 queued_locks=self.resched == "contended",
                 lockless_nx_flag=mmu_class.lockless_nx_flag,
+                shadow_pages=bool(self.legacy),
             )
         )
         mmu = mmu_class(kvm)
@@ -309,6 +310,7 @@ async def _legacy_pages(kvm: Kvm, mmu: Any, pool: int, regions: range) -> None:
     )
     tables[kvm.geometry.levels, 0] = root
     await ListAdd(kvm.active_mmu_pages, root)
+    await Add(kvm.n_used_mmu_pages, 1)
     for n in regions:
         gfn = n * kvm.geometry.pages(2)
         for level in range(kvm.geometry.levels - 1, 0, -1):
@@ -318,11 +320,13 @@ async def _legacy_pages(kvm: Kvm, mmu: Any, pool: int, regions: range) -> None:
             above = tables[level + 1, kvm.geometry.round(gfn, level + 2)]
             parent = above.entries[kvm.geometry.index(gfn, level + 1)]
             sp: TablePage = await Allocate(
-                kvm.pools[pool], Header(base, level, level, 0, root.number, False, parent)
+                kvm.pools[pool], Header(base, level, level, 0, root.number, False)
             )
             tables[level, base] = sp
             await WriteSpte(parent, kvm.format.nonleaf(sp.pfn))
+            await ListAdd(sp.parent_ptes, parent)
             await ListAdd(kvm.active_mmu_pages, sp)
+            await Add(kvm.n_used_mmu_pages, 1)
         sp = tables[1, gfn]
         for i in range(kvm.geometry.fanout):
             pfn = await kvm.memory.get_user_page(gfn + i)

@@ -1,14 +1,15 @@
 """A scenario written as text: what each thread does, step by step.
 
 ``threads`` are separated by ``;``.  Each is ``NAME: STEP STEP ...``.  A thread called ``vcpuN`` is
-a vCPU (``smmN`` one in SMM, address space 1; ``l2-N`` one that runs L2): its steps are accesses
+a vCPU (``smmN`` one in SMM, address space 1; ``l2-N`` one that runs L2; ``shadowN`` one whose page
+tables KVM shadows, those of L1 for L2): its steps are accesses
 (``w0`` write gfn 0, ``r0-3`` read any of gfns 0 to 3, ``wx0`` write or fetch) and the actions that
 take a vCPU.  Any other name is a thread of the host or of userspace; its steps are actions
 (``unmap:0``, ``recover``, ``slot-delete:0``, ...; see :mod:`tdpmmu.scenarios.actions`).
 
 ``setup`` is a program like that of a vCPU, done before the threads start, by a vCPU of each address
-space that is used (or by the one that ``0:`` or ``1:`` names before a step).  Then every vCPU may
-hold all that its root maps.  At last the VM is destroyed.
+space that is used (or by the one that ``0:`` or ``1:``, or a thread's name, names before a step).
+Then every vCPU may hold all that its root maps.  At last the VM is destroyed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tdpmmu.arch.geometry import Geometry
+from tdpmmu.arch.guest import GuestPaging
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import Park
 from tdpmmu.arch.spte import spte_format
@@ -40,11 +42,12 @@ from tdpmmu.mmu.kvm import Config, Kvm
 from tdpmmu.scenarios.actions import table
 from tdpmmu.scenarios.actions.base import Context, Run, access, parse_slot
 from tdpmmu.scenarios.base import Built, MmuClass
+from tdpmmu.scenarios.guest_tables import parse_root, parse_tables
 from tdpmmu.scenarios.nx_recovery import ThreadEnds, WarmTlb
 from tdpmmu.worlds.sequential import run
 
 _ACCESS = re.compile(r"([rwx]+)(\d+(?:-\d+)?)$")
-_VCPU = re.compile(r"(vcpu|smm|l2-)(\d+)$")
+_VCPU = re.compile(r"(vcpu|smm|l2-|shadow)(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Program:
     vcpu: int = -1
     as_id: int = 0
     guest_mode: bool = False
+    paging: bool = False
 
 
 def programs(text: str) -> tuple[Program, ...]:
@@ -72,9 +76,10 @@ def programs(text: str) -> tuple[Program, ...]:
             raise ValueError(f"two threads are called {name}")
         match = _VCPU.match(name)
         vcpu = sum(program.vcpu >= 0 for program in found) if match else -1
-        l2 = bool(match and match[1] == "l2-")
-        as_id = 1 if match and match[1] == "smm" else 0
-        found.append(Program(name, tuple(steps.split()), vcpu, as_id, l2))
+        kind = match[1] if match else ""
+        l2 = kind in ("l2-", "shadow")
+        as_id = 1 if kind == "smm" else 0
+        found.append(Program(name, tuple(steps.split()), vcpu, as_id, l2, kind == "shadow"))
     if not found:
         raise ValueError("a script needs at least one thread, as in 'vcpu0: w0; host: unmap:0'")
     return tuple(found)
@@ -87,6 +92,10 @@ class Script:
     ``slots``: memslots, separated by spaces, as ``0-3``, ``1/0-3`` (address space 1), ``0-3@4``
     (host pages from 4 on), ``0-3:log``, ``0-3:ro``; empty: one for everything in each space.
     ``pages``: page table pages that each thread may take.  ``options``: switches of the VM.
+    ``tables``: the guest's page tables, separated by ``;``, as ``2: 0 1r`` (gfn 2 maps gfn 0, and
+    gfn 1 read-only; ``-`` not present, ``n`` not executable, ``L`` large).  ``cr3``: the root table
+    of each ``shadowN``, with ``/LEVELS`` if it has other than ``levels``; by default the first.
+    ``mmu_pages``: how many shadow pages the VM may have, 0 for no limit.
     """
 
     name: ClassVar[str] = "script"
@@ -97,6 +106,9 @@ class Script:
     fanout: int = 2
     huge_level: int = 2
     pages: int = 6
+    tables: str = ""
+    cr3: str = ""
+    mmu_pages: int = 0
     flush: str = "bare-metal"
     format: str = "npt"
     resched: str = "any"
@@ -114,6 +126,8 @@ class _Builder:
     kvm: Any = None
     mmu: Any = None
     prologue: list[Event] = field(default_factory=list)
+    tables: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    paging: dict[int, GuestPaging] = field(default_factory=dict)
 
     def build(self) -> Built:
         script = self.script
@@ -126,6 +140,7 @@ class _Builder:
         spaces = spaces or [0]
         vcpus = [p for p in threads if p.vcpu >= 0]
         parked = [s for s in spaces if not any(p.as_id == s for p in vcpus)]
+        self.parse_tables(threads)
         sizes = [script.pages if p.vcpu >= 0 else 0 for p in threads]
         state = self.set_up(threads, spaces, parked, [*sizes, script.pages * 2])
         used = sum(state[p.state.chunk][p.state.offset] != FREE for p in self.kvm.pools[-1])
@@ -171,6 +186,19 @@ class _Builder:
         )
         return Built(machine, kvm, mmu)
 
+    def parse_tables(self, threads: tuple[Program, ...]) -> None:
+        """The guest's page tables, and which of them each vCPU that pages has for a root."""
+        script = self.script
+        self.tables = parse_tables(script.tables, script.fanout)
+        paging = [p for p in threads if p.paging]
+        if paging and not self.tables:
+            raise ValueError(f"{paging[0].name} needs guest page tables, as in tables='2: 0 1'")
+        roots = script.cr3.split() or [str(next(iter(self.tables), 0))]
+        for number, program in enumerate(paging):
+            self.paging[program.vcpu] = parse_root(
+                roots[min(number, len(roots) - 1)], self.tables, script.levels
+            )
+
     def setup_spaces(self) -> list[int]:
         return [1 for text in self.script.setup.split() if text.startswith("1:")]
 
@@ -193,12 +221,16 @@ class _Builder:
                 lockless_nx_flag=self.mmu_class.lockless_nx_flag,
                 slots=tuple(parse_slot(text) for text in script.slots.split()) or None,
                 options=frozenset(script.options.split()),
+                shadow_pages=bool(self.tables),
+                guest_tables=tuple(self.tables.items()),
+                mmu_pages=script.mmu_pages,
             )
         )
         self.mmu = self.mmu_class(kvm)
         where = [p.as_id for p in vcpus] + parked
         for vcpu, program in zip(kvm.vcpus, vcpus, strict=False):
             vcpu.guest_mode = program.guest_mode
+            vcpu.paging = self.paging.get(program.vcpu)
         body = self.first_steps(kvm, self.mmu, len(threads), spaces, where)
         state, self.prologue = run(body, kvm.layout.initial(), len(threads) + 1)
         return state
@@ -208,8 +240,8 @@ class _Builder:
     ) -> None:
         """Roots, what ``setup`` says, and warm TLBs."""
         for vcpu, as_id in zip(kvm.vcpus, where, strict=True):
-            root = await mmu.get_vcpu_root(pool, as_id, vcpu.guest_mode)
-            await mmu.load_root(vcpu, root)
+            vcpu.pool = pool
+            await mmu.mmu_load(vcpu, as_id)
             if PML in kvm.config.options:
                 await SetPrivate(vcpu.pml_on, not vcpu.guest_mode)
         for as_id in spaces:
@@ -219,19 +251,27 @@ class _Builder:
                     await Emit(DirtyLogChanged(as_id, slot.base_gfn, slot.npages, True))
         await kvm.srcu.read_lock()
         for text in self.script.setup.split():
-            space, colon, rest = text.partition(":")
-            if colon and space in ("0", "1"):
-                chosen = [int(space)]
+            who, colon, rest = text.partition(":")
+            match = _VCPU.match(who)
+            if colon and match:
+                chosen = [self.vcpu_called(who)]
+            elif colon and who in ("0", "1"):
+                chosen = [where.index(int(who))]
             else:
-                chosen, rest = spaces, text
-            for as_id in chosen:
-                vcpu = kvm.vcpus[where.index(as_id)]
-                vcpu.pool = pool
-                body = step(Context(kvm, mmu, pool, vcpu, as_id), rest)
+                chosen, rest = [where.index(as_id) for as_id in spaces], text
+            for number in chosen:
+                body = step(Context(kvm, mmu, pool, kvm.vcpus[number], where[number]), rest)
                 await body()
         await kvm.srcu.read_unlock()
         for vcpu in kvm.vcpus:
             await WarmTlb(kvm, vcpu)
+
+    def vcpu_called(self, name: str) -> int:
+        """The number of the vCPU of that thread."""
+        for program in programs(self.script.threads):
+            if program.name == name and program.vcpu >= 0:
+                return program.vcpu
+        raise ValueError(f"setup: no vCPU thread is called {name}")
 
     def sometimes(self, threads: tuple[Program, ...]) -> dict[str, Callable[[Event, Step], bool]]:
         wanted: dict[str, Callable[[Event, Step], bool]] = {}

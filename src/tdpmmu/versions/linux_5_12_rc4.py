@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tdpmmu.mmu.lifetime import Lifetime
+from tdpmmu.versions.tlbs_dirty import TlbsDirty
 
 
-class Linux_5_12_rc4(Lifetime):
-    """Everything in :mod:`tdpmmu.mmu` is this kernel."""
+class Linux_5_12_rc4(TlbsDirty):
+    """The TDP MMU of :mod:`tdpmmu.mmu` is this kernel's."""
 
     version: ClassVar[str] = "5.12-rc4"
     spte_kernel: ClassVar[str] = "5.12-rc4"
-    changes: ClassVar[tuple[str, ...]] = ("the oldest kernel modelled: all of mmu/ follows it",)
+    changes: ClassVar[tuple[str, ...]] = (
+        "the oldest kernel modelled: the TDP MMU in mmu/ follows it, shadow paging follows 6.12",
+    )
     flush_before_rcu_unlock: ClassVar[bool] = False
     lockless_nx_flag: ClassVar[bool] = False

@@ -27,6 +27,7 @@ from tdpmmu.events.records import (
 )
 from tdpmmu.machine.op import Add, Emit, ListDel, Read, Write
 from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, Fault
+from tdpmmu.mmu.flush import Flush
 from tdpmmu.mmu.kvm import NO_RANGE
 from tdpmmu.mmu.lifetime import CountLeaks
 from tdpmmu.mmu.memslots import WaitForInvalidations
@@ -43,6 +44,7 @@ class Linux_6_1(Linux_5_13):
     changes: ClassVar[tuple[str, ...]] = (
         "role.level of a TDP table is its own level (5.14)",
         "52ac8b358b0c memslots wait for invalidations between start and end (5.15)",
+        "f81602958c11 who syncs a shadow page flushes what it dropped (5.15)",
         "a955cad84cda a fault whose root was invalidated is retried (5.16)",
         "bb95dfb9e2df removed tables leave their flush to the caller (5.18)",
         "bd29677952fa a yield flushes before it leaves RCU (5.18)",
@@ -50,6 +52,14 @@ class Linux_6_1(Linux_5_13):
         "edbdb43fc96b the TDP MMU keeps a reference to each valid root (6.4, in 6.1.192)",
     )
     flush_before_rcu_unlock: ClassVar[bool] = True
+
+    async def dropped_in_sync(self) -> bool:
+        """f81602958c11 (5.15): whoever syncs flushes."""
+        return True
+
+    async def flush_remote_tlbs(self) -> None:
+        """Nobody counts what syncs have dropped (5.15)."""
+        await Flush.flush_remote_tlbs(self)
 
     # --- page table pages -----------------------------------------------------------------------
 

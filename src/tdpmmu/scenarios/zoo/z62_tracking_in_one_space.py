@@ -1,7 +1,6 @@
 """Z62: a gfn that is write-tracked in one address space is mapped writable in the other."""
 
 from tdpmmu.machine.op import Read
-from tdpmmu.mmu.fault import Fault
 from tdpmmu.mmu.write_track import WriteTrack
 from tdpmmu.scenarios.script import Script
 from tdpmmu.scenarios.zoo.entry import Entry
@@ -10,7 +9,7 @@ from tdpmmu.scenarios.zoo.entry import Entry
 class ChecksAllAddressSpaces(WriteTrack):
     """The fix: tracked anywhere is tracked."""
 
-    async def gfn_is_write_tracked(self, fault: Fault, gfn: int) -> bool:
+    async def gfn_is_write_tracked(self, as_id: int, gfn: int) -> bool:
         for tracked_in in self.kvm.write_tracked:
             tracked = await Read(tracked_in)
             if gfn in tracked:

@@ -1,0 +1,85 @@
+"""KVM's walk of the guest's own page tables (``paging_tmpl.h``, v6.12)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tdpmmu.arch.guest import (
+    ACC_ALL,
+    ACC_EXEC,
+    ACC_WRITE,
+    PRESENT,
+    GuestPaging,
+    ReadGpte,
+    gpte_access,
+    gpte_gfn,
+    is_last_gpte,
+)
+from tdpmmu.arch.spte import Access
+from tdpmmu.mmu.kvm import Kvm
+
+
+class GuestWalker:
+    """``struct guest_walker``: what a walk found, each list by level, the root's first."""
+
+    position_fields: ClassVar[tuple[str, ...]] = (
+        "level",
+        "top",
+        "table_gfn",
+        "ptes",
+        "pt_access",
+        "pte_access",
+        "gfn",
+    )
+    __slots__ = position_fields
+
+    def __init__(self, paging: GuestPaging) -> None:
+        self.top = self.level = paging.levels
+        self.table_gfn: list[int] = [paging.root_gfn]
+        self.ptes: list[int] = []
+        self.pt_access: list[int] = [ACC_ALL]
+        self.pte_access = 0
+        self.gfn = 0
+
+    def table_at(self, level: int) -> int:
+        """The gfn of the guest's table of that level."""
+        return self.table_gfn[self.top - level]
+
+    def access_of(self, level: int) -> int:
+        """What the way to the table of that level allows."""
+        return self.pt_access[self.top - level]
+
+
+async def walk_addr(
+    kvm: Kvm, paging: GuestPaging, address: int, access: Access
+) -> GuestWalker | None:
+    """``walk_addr``: None: the guest's tables do not allow the access."""
+    walker = GuestWalker(paging)
+    geometry = kvm.geometry
+    granted = ACC_ALL
+    while True:
+        index = geometry.index(address, walker.level)
+        gpte: int = await ReadGpte(kvm.guest, walker.table_gfn[-1], index)
+        if not gpte & PRESENT:
+            return None
+        walker.ptes.append(gpte)
+        granted &= gpte_access(gpte)
+        if is_last_gpte(gpte, walker.level):
+            break
+        walker.table_gfn.append(gpte_gfn(gpte))
+        walker.pt_access.append(granted)
+        walker.level -= 1
+    if access is Access.WRITE and not granted & ACC_WRITE:
+        return None
+    if access is Access.EXEC and not granted & ACC_EXEC:
+        return None
+    walker.pte_access = granted
+    walker.gfn = gpte_gfn(gpte) + address % geometry.pages(walker.level)
+    return walker
+
+
+async def gpte_changed(kvm: Kvm, walker: GuestWalker, address: int, level: int) -> bool:
+    """``gpte_changed``: whether the entry of ``level`` is no longer what the walk read."""
+    index = kvm.geometry.index(address, level)
+    gpte = await ReadGpte(kvm.guest, walker.table_at(level), index)
+    return bool(gpte != walker.ptes[walker.top - level])
