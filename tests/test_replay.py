@@ -72,6 +72,25 @@ def test_a_record_says_what_the_operation_did() -> None:
     assert second.violations == ((ghost, "Warned(what='now')"),)
 
 
+def test_calls_of_one_function_are_told_apart() -> None:
+    layout = Layout()
+    x = layout.cell("x", 1)
+
+    async def bump(amount: int) -> None:
+        amount = await Add(x, amount)
+        await Add(x, amount)
+
+    async def thread() -> None:
+        await bump(2)
+        await bump(3)
+
+    inner = [record.place[-1] for record in replay(machine(layout, thread), [Run(0, 4)])]
+    assert [place.arguments for place in inner] == [(("amount", 2),)] * 2 + [(("amount", 3),)] * 2
+    calls = [place.call for place in inner]
+    assert calls[0] == calls[1] != calls[2] == calls[3]
+    assert inner[0] == inner[2]  # the same place, whoever calls
+
+
 def test_a_record_says_where_the_thread_stands() -> None:
     layout = Layout()
     x = layout.cell("x", 0)

@@ -14,13 +14,22 @@ from tdpmmu.machine.state import State
 
 
 class PlaceLike(Protocol):
-    """A line of code."""
+    """A line of code.
+
+    ``call`` tells calls of one thread apart, ``arguments`` are the call's without ``self``.
+    """
 
     @property
     def function(self) -> str: ...
 
     @property
     def file(self) -> str: ...
+
+    @property
+    def call(self) -> int: ...
+
+    @property
+    def arguments(self) -> Sequence[tuple[str, Any]]: ...
 
 
 class RecordLike(Protocol):

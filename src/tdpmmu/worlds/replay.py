@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from types import CoroutineType
+from dataclasses import dataclass, field
+from types import CodeType, CoroutineType, FrameType
 from typing import Any, Protocol
 
 from tdpmmu.events.records import Event
@@ -47,11 +47,18 @@ Schedule = tuple[Run, ...]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of a thread's code: qualified function name, file, line number."""
+    """A line of a thread's code: qualified function name, file, line number.
+
+    ``call`` counts the thread's calls, so two calls of one function are told apart, and
+    ``arguments`` is what it was called with, without ``self``, as far as it is seen at its first
+    operation.  Neither makes a place another one.
+    """
 
     function: str
     file: str
     line: int
+    call: int = field(default=0, compare=False)
+    arguments: tuple[tuple[str, Any], ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,9 @@ class Record:
     place: tuple[Place, ...]
     failure: str | None = None
 
+
+Arguments = tuple[tuple[str, Any], ...]
+"""The arguments of a call by name."""
 
 Standing = tuple[tuple[Place, ...], Op | None]
 """Where a thread stands, and its next operation; None at its end."""
@@ -240,11 +250,13 @@ def loop_of(records: Sequence[Record], end: tuple[Standing, ...]) -> int | None:
 class _Running:
     """A thread's coroutine and the operation it stands at."""
 
-    __slots__ = ("_coro", "_op", "_start", "name")
+    __slots__ = ("_called", "_calls", "_coro", "_op", "_start", "name")
 
     def __init__(self, thread: Thread) -> None:
         self.name = thread.name
         self._start = thread.start
+        self._called = 0
+        self._calls: list[tuple[object, int, Arguments]] = []
         self._coro: Coroutine[Op, Any, Any] | None = None
         self._op: Op | None = None
 
@@ -271,16 +283,36 @@ class _Running:
 
     def place(self) -> tuple[Place, ...]:
         """Where it stands, outermost function first."""
-        places = []
+        places: list[Place] = []
         awaited: Any = self._coro if self._op is not None else None
         while isinstance(awaited, CoroutineType):
             frame = awaited.cr_frame
             if frame is None:
                 break
             code = frame.f_code
-            places.append(Place(code.co_qualname, code.co_filename, frame.f_lineno))
+            _, call, arguments = self._call(len(places), awaited, code, frame)
+            places.append(
+                Place(code.co_qualname, code.co_filename, frame.f_lineno, call, arguments)
+            )
             awaited = awaited.cr_await
+        del self._calls[len(places) :]
         return tuple(places)
+
+    def _call(
+        self, depth: int, coroutine: object, code: CodeType, frame: FrameType
+    ) -> tuple[object, int, Arguments]:
+        """What is known of the call at ``depth``: the one seen there before, or a new one."""
+        calls = self._calls
+        if depth >= len(calls) or calls[depth][0] is not coroutine:
+            del calls[depth:]
+            self._called += 1
+            local = frame.f_locals
+            names = code.co_varnames[: code.co_argcount]
+            arguments = tuple(
+                (name, local[name]) for name in names if name in local and name != "self"
+            )
+            calls.append((coroutine, self._called, arguments))
+        return calls[depth]
 
     def close(self) -> None:
         """Drop it where it stands."""
