@@ -150,7 +150,7 @@ class Replay:
                     f"but there are only {len(self._threads)} threads"
                 )
             for alternative in run.alternatives:
-                yield self._operation(index, run.thread, alternative)
+                yield self.operation(index, run.thread, alternative)
 
     def waiting(self) -> list[tuple[int, Op]]:
         """The threads that have not ended, by number, with the operation each stands at.
@@ -177,7 +177,11 @@ class Replay:
         for running in self._threads:
             running.close()
 
-    def _operation(self, run: int, thread: int, alternative: int) -> Record:
+    def operation(self, run: int, thread: int, alternative: int) -> Record:
+        """One operation more: of ``thread``, with this alternative, as part of run ``run``.
+
+        ReplayError if the thread cannot do it now.
+        """
         self._number += 1
         running = self._threads[thread]
         op = running.pending()
