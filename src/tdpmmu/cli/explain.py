@@ -16,7 +16,7 @@ from tdpmmu.cli.errors import UsageError
 if TYPE_CHECKING:
     from tdpmmu.render.interleaving import Scene
     from tdpmmu.render.lines import Line
-    from tdpmmu.scenarios.token import Reproduction
+    from tdpmmu.scenarios.token import Reproduction, Token
 
 NARROWEST = 60
 
@@ -63,10 +63,20 @@ def explain(
         bool, typer.Option("--force", help="Replay although the code changed, as far as it goes.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    ftrace: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the run as tracefs text instead; - is stdout."),
+    ] = None,
+    perfetto: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the run for the Perfetto UI instead."),
+    ] = None,
 ) -> None:
     """Replay a token and show what each CPU does, up to the step where it goes wrong.
 
     Example: tdpmmu explain @mail.txt --ascii
+
+    With --ftrace or --perfetto the run is written to a file and nothing is shown.
 
     Exit codes: 0 replayed, 1 with --force: the violation does not come any more, 2 bad usage.
     """
@@ -81,10 +91,16 @@ def explain(
         raise UsageError(f"{error} (--force tries)") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if as_json and (ftrace is not None or perfetto is not None):
+        raise UsageError("--json prints the run; it does not go with --ftrace or --perfetto")
+    if ftrace is not None:
+        write_ftrace(done, ftrace)
+    if perfetto is not None:
+        write_perfetto(done, perfetto)
     if as_json:
         json.dump(to_json(done), sys.stdout, indent=2)
         print()
-    else:
+    elif ftrace is None and perfetto is None:
         ascii_only = ascii_only or not _can_print(sys.stdout.encoding)
         show(to_lines(done, width=width, ascii=ascii_only, every=every), sys.stdout, width=width)
         print(f"\nReplay it: tdpmmu explain {done.token.encode()}")
@@ -147,12 +163,42 @@ def to_lines(
     """The interleaving for a terminal or a mail."""
     from tdpmmu.render.interleaving import lines
 
-    token = done.token
+    return lines(done.records, told(done), scene_of(done), width=width, ascii=ascii, every=every)
+
+
+def told(done: Reproduction) -> Token:
+    """The token with what the replay says of its violation."""
     if done.sentence is None:
-        token = replace(token, kind="not reproduced")
-    else:
-        token = replace(token, sentence=done.sentence)
-    return lines(done.records, token, scene_of(done), width=width, ascii=ascii, every=every)
+        return replace(done.token, kind="not reproduced")
+    return replace(done.token, sentence=done.sentence)
+
+
+def write_ftrace(done: Reproduction, path: str) -> None:
+    """The run as the text of tracefs."""
+    from tdpmmu.cli.output import whole_file
+    from tdpmmu.render.ftrace import ftrace
+
+    token = done.token
+    verdict = f"{token.kind.upper()} {token.prop}" if done.sentence else _end(done)
+    comments = [*facts(done), f"Replay it: tdpmmu explain {token.encode()}"]
+    text = ftrace(done.records, scene_of(done), comments, verdict)
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def write_perfetto(done: Reproduction, path: str) -> None:
+    """The run as a timeline for the Perfetto UI."""
+    from tdpmmu.cli.output import whole_file
+    from tdpmmu.render.perfetto import write_timeline
+    from tdpmmu.timeline.builder import PerfettoMissing
+
+    token = done.token
+    title = f"{token.scenario} on {' with '.join([token.kernel, *token.patches])}"
+    try:
+        with whole_file(path) as file:
+            write_timeline(file, done.records, scene_of(done), told(done), title)
+    except PerfettoMissing as error:
+        raise UsageError(f"--perfetto: {error}") from None
 
 
 def to_json(done: Reproduction) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Words:
         """What one operation is worth saying, in the order in which it happened."""
         # Hardware fills its TLB as part of the entry, but that reads better the other way round.
         events = sorted(record.events, key=lambda event: isinstance(event, ev.TlbFilled))
-        told = [self._event(event, record) for event in events]
+        told = [self.event(event, record) for event in events]
         found = [phrase for phrase in told if phrase is not None]
         phrase = None if record.events else self._operation(record)
         if not found and phrase is None and self._every:
@@ -134,7 +134,8 @@ class Words:
             found.append(Phrase(record.failure, ALARM))
         return found
 
-    def _event(self, event: Event, record: RecordLike) -> Phrase | None:
+    def event(self, event: Event, record: RecordLike) -> Phrase | None:
+        """What one event of an operation is worth saying, if anything."""
         match event:
             case ev.SpteChanged():
                 return Phrase(spte.change(self._hardware, event), SPTE)
