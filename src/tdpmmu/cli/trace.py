@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tdpmmu.cli.convert import convert
 from tdpmmu.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from tdpmmu.trace.stats import Difference, TraceStats
 
 trace_app = typer.Typer(help="Read traces of real kernels.", no_args_is_help=True)
+trace_app.command()(convert)
 
 _COLUMNS = ("pages_4k", "pages_2m", "pages_1g", "nx_lpage_splits")
 
