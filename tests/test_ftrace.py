@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 from walks import walk
 
+from tdpmmu.arch.hardware import AccessMemory
+from tdpmmu.arch.spte import Access
 from tdpmmu.arch.table import CmpXchgSpte, Header, WriteSpte
 from tdpmmu.cli.explain import scene_of
 from tdpmmu.cli.main import app
@@ -263,6 +265,20 @@ def test_a_freeze_is_traced_as_this_kernel_does(kernel: str, expected: list[str]
     # Whoever overwrites another's frozen entry is traced.
     other = lines((0, leaf, fmt.removed), (1, fmt.removed, leaf))
     assert other[-1] == f"old_spte {fmt.removed:x} new_spte d00ce7"
+
+
+def test_a_dirty_bit_that_hardware_sets_is_not_traced() -> None:
+    built = built_for(NxRecovery(legacy=0, roots=1), "6.1")
+    hardware, state = built.kvm.hardware, built.machine.initial
+    fmt = hardware.format
+    page = hardware.page_by_number[0]
+    sptes = SpteLines(hardware, KvmEvents(hardware, X86(hardware)), {page.name: page})
+    clean = fmt.leaf(0x100000, 2, write=True, execute=False, dirty=False)
+    change = SpteChanged(page.name, 0, 0, 0, 0, 2, clean, clean | fmt.dirty)
+    access = AccessMemory(hardware, hardware.vcpus[0], 0, Access.WRITE)
+    assert sptes.lines(Made(0, access, state), change, ()) == []  # type: ignore[arg-type]
+    software = WriteSpte(page.entries[0], clean | fmt.dirty)
+    assert len(sptes.lines(Made(0, software, state), change, ())) == 1  # type: ignore[arg-type]
 
 
 # --- numbers --------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tdpmmu.cli.main import app
 from tdpmmu.events import records as ev
 from tdpmmu.machine.op import Step
 from tdpmmu.render.interleaving import Scene
+from tdpmmu.render.names import KernelNames
 from tdpmmu.render.pages import PageCounts
 from tdpmmu.render.perfetto import write_timeline
 from tdpmmu.scenarios.script import Script
@@ -138,14 +139,13 @@ def test_every_operation_is_a_slice_inside_the_functions_it_is_in() -> None:
         found = operations[record.number]
         assert (found.begin, found.end) == (record.number * 1000, record.number * 1000 + 1000)
         assert found.notes["operation"] == record.op.describe()
-    (zap,) = [s for s in slices if s.name == "kvm_tdp_mmu_zap_sp"]
-    inside = [r.number for r in done.records if zap.begin <= r.number * 1000 < zap.end]
-    assert any(
-        isinstance(event, ev.PageZapped)
-        for record in done.records
-        for event in record.events
-        if record.number in inside
-    )
+    names = KernelNames(done.subject.mmu_class)
+    for record in done.records:
+        track = shown()[f"threads/{record.name}"]
+        now = record.number * 1000
+        around = [s for s in track.slices() if s.begin <= now < s.end and "step" not in s.notes]
+        chain = tuple(s.name for s in sorted(around, key=lambda s: s.depth))
+        assert chain == names.chain(record.place), record.number
 
 
 def test_a_tlb_shows_when_what_it_may_hold_is_stale() -> None:
@@ -187,6 +187,9 @@ def test_runs_of_all_kinds_are_well_formed_and_count_right(kernel: str) -> None:
         end = records[-1].number * 1000 + 1000
         for level, name in enumerate(COUNTERS, 1):
             assert tracks[f"VM/{name}"].value_at(end) == counts.leaves[level]
+        for thread in {record.name for record in records}:
+            ends = {r.number * 1000 + 1000 for r in records if r.name == thread} | {end}
+            assert {s.end for s in tracks[f"threads/{thread}"].slices()} <= ends
 
 
 # --- traces of kernels ----------------------------------------------------------------------------
@@ -351,6 +354,16 @@ def test_a_fault_ends_with_its_last_event_whatever_comes_next(tmp_path: Path) ->
     functions = [(row.time % 1_000_000, row.name) for row in tracks["tasks/task-1"].instants()]
     assert functions == [(1000, "make_spte"), (3000, "kvm_arch_commit_memory_region")]
     assert [row.name for row in tracks["steps"].instants()] == ["hello"]
+
+
+def test_a_fault_does_not_wait_for_ever(tmp_path: Path) -> None:
+    fault = "kvm_page_fault: vcpu 0 rip 0x0 address 0x0000000000001000 error_code 0x6"
+    step = "kvm_mmu_spte_requested: gfn 1 pfn 1 level 1"
+    for lines, end in ((1000, 1001), (1001, 0)):
+        tracks = convert_small(tmp_path, fault, *["f <-g"] * lines, step)
+        (found,) = tracks["tasks/task-1"].slices()
+        assert found.end - found.begin == end * 1000
+        assert len(list(tracks["tasks/task-1"].instants())) == lines
 
 
 def test_lost_events_are_shown_and_said(tmp_path: Path) -> None:
