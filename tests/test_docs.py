@@ -26,6 +26,7 @@ DOCUMENTS = (
     "docs/exploring.md",
     "docs/design.md",
     "docs/findings.md",
+    "docs/writers.md",
 )
 TOKEN = re.compile(r"tdpmmu1-[A-Za-z0-9_-]+")
 LINKS = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")

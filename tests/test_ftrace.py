@@ -22,6 +22,7 @@ from tdpmmu.events.records import PageLinked, SpteChanged
 from tdpmmu.machine.op import QUEUED, USED, Op, Step
 from tdpmmu.machine.state import State
 from tdpmmu.render.ftrace import ftrace
+from tdpmmu.render.ftrace_text import FtraceText, Task
 from tdpmmu.render.interleaving import Scene
 from tdpmmu.render.kvm_events import KvmEvents
 from tdpmmu.render.spte_lines import SpteLines
@@ -121,7 +122,11 @@ def test_nx_splits_are_counted_from_the_run_too() -> None:
 def test_a_split_in_place_is_one_change_as_in_the_kernel() -> None:
     built = built_for(Script(threads="vcpu0: x0", setup="w0"), "6.12")
     records = walk(built, 0)
-    lines = bodies(written(records, built, "6.12"))
+    text = written(records, built, "6.12")
+    row = stats_of(text).rows[-1]
+    assert leaves(built, records[-1].after) == [2, 0, 0]
+    assert [row.pages_4k, row.pages_2m] == [512, 0]  # the reader's tables have 512 entries
+    lines = bodies(text)
     at = next(i for i, line in enumerate(lines) if line.startswith("kvm_mmu_split_huge_page"))
     assert lines[at] == "kvm_mmu_split_huge_page: gfn 0 spte 8000000100000ee7 level 2 errno 0"
     assert re.fullmatch(
@@ -220,6 +225,21 @@ def test_a_host_fault_says_what_the_guest_wanted() -> None:
         assert faults == [
             f"kvm_page_fault: vcpu 0 rip 0x0 address 0x0000000000000000 error_code {fetch}"
         ]
+
+
+def test_text_with_line_breaks_stays_in_its_line() -> None:
+    text = FtraceText()
+    text.put(Task("a thread with a long name", 7, 12), 1_000_002, "console: one\ntwo", 3)
+    (line,) = text.text(1, ["a\nb"]).splitlines()[-1:]
+    assert line == " a thread with a-7       [012] ...3.     1.000002: console: one two"
+    (record,) = TraceReader(io.BytesIO(text.text(1, ["a\nb"]).encode()), "run")
+    assert isinstance(record, Record)
+    assert (record.task, record.pid, record.cpu, record.text) == (
+        "a thread with a",
+        7,
+        12,
+        "one two",
+    )
 
 
 # --- freezing -------------------------------------------------------------------------------------

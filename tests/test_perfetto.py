@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +14,8 @@ from typing import Any
 
 import pftrace
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pftrace import Track
 from test_ftrace import SCENARIOS, TRACES, built_for, token, written
 from typer.testing import CliRunner
@@ -29,7 +32,11 @@ from tdpmmu.render.perfetto import write_timeline
 from tdpmmu.scenarios.script import Script
 from tdpmmu.scenarios.token import Reproduction, decode, reproduce
 from tdpmmu.timeline.builder import Timeline
+from tdpmmu.trace.detect import Detector
+from tdpmmu.trace.perfetto import Conversion
 from tdpmmu.trace.prog import read_prog
+from tdpmmu.trace.survey import survey
+from tdpmmu.trace.text import TraceError, TraceReader
 from tdpmmu.versions.registry import kernel_class
 from tdpmmu.worlds.replay import Record
 
@@ -193,6 +200,11 @@ def test_runs_of_all_kinds_are_well_formed_and_count_right(kernel: str) -> None:
 
 
 # --- traces of kernels ----------------------------------------------------------------------------
+
+
+@cache
+def trace_lines() -> list[str]:
+    return trace_text("6.12-tdp1").splitlines()[60:360]
 
 
 @cache
@@ -364,6 +376,45 @@ def test_a_fault_does_not_wait_for_ever(tmp_path: Path) -> None:
         (found,) = tracks["tasks/task-1"].slices()
         assert found.end - found.begin == end * 1000
         assert len(list(tracks["tasks/task-1"].instants())) == lines
+
+
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
+@given(st.data())
+def test_damaged_traces_convert_or_are_refused_in_one_line(data: st.DataObject) -> None:
+    lines = trace_lines()
+    start = data.draw(st.integers(0, 250))
+    lines = lines[start : start + 50]
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                del lines[at]
+            case 1:
+                other = data.draw(st.integers(0, len(lines) - 1))
+                lines[at], lines[other] = lines[other], lines[at]
+            case 2:
+                line = lines[at]
+                place = data.draw(st.integers(0, len(line) - 1))
+                lines[at] = (
+                    line[:place] + data.draw(st.sampled_from("0f9 :x(]<-")) + line[place + 1 :]
+                )
+            case _:
+                lines[at] = "CPU:0 [LOST EVENTS]"
+    source = ("\n".join(lines) + "\n").encode()
+    out = io.BytesIO()
+    try:
+        found = survey(TraceReader(io.BytesIO(source), "t"), Detector())
+        reader = TraceReader(io.BytesIO(source), "t")
+        conversion = Conversion(out, reader, found, "t")
+        for record in reader:
+            conversion.take(record)
+        conversion.finish()
+    except TraceError as error:
+        message = str(error)
+    else:
+        pftrace.read(out.getvalue())
+        return
+    assert re.fullmatch(r"t: line \d+: [^\n]+", message)
 
 
 def test_lost_events_are_shown_and_said(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class FtraceText:
         depth = str(min(preempt_depth, 9)) if preempt_depth else "."
         self._lines.append(
             f"{task.name[:_MOST]:>16}-{task.pid:<7} [{task.cpu:03}] ...{depth}. "
-            f"{seconds:5}.{rest:06}: {text}"
+            f"{seconds:5}.{rest:06}: {_one_line(text)}"
         )
 
     def __len__(self) -> int:
@@ -49,6 +49,15 @@ class FtraceText:
     def text(self, cpus: int, comments: Iterable[str]) -> str:
         """The whole file; ``comments`` are lines for its top."""
         lines = len(self._lines)
-        head = ["# tracer: function", "#", *(f"# {one}".rstrip() for one in comments), "#"]
+        head = [
+            "# tracer: function",
+            "#",
+            *(f"# {_one_line(one)}".rstrip() for one in comments),
+            "#",
+        ]
         head += [f"# entries-in-buffer/entries-written: {lines}/{lines}   #P:{cpus}", "#"]
         return "\n".join(head) + "\n" + _LEGEND + "".join(f"{line}\n" for line in self._lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
