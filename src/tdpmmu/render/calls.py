@@ -10,7 +10,7 @@ from tdpmmu.render.names import KernelNames
 from tdpmmu.render.record import RecordLike
 
 OUTERMOST = "thread"
-"""The caller of a function that nobody calls whom the kernel has."""
+"""Stands for the caller where no function of the kernel's is one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class LockTracks:
         self._show(lock, time)
 
     def released(self, lock: str, who: str, time: int) -> None:
-        """He gives it back, as far as anybody saw him take it; the last take first."""
+        """It is given back; nothing if nobody saw that it was taken."""
         holders = self._holders.get(lock, [])
         for i in reversed(range(len(holders))):
             if holders[i][0] == who:
