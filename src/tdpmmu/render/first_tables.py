@@ -44,9 +44,10 @@ class _Builder:
         self._step = step
         self._count = count
         self._listed = listed
+        self._done: set[TablePage] = set()
 
     def entries(self, page: TablePage, header: Header) -> Iterator[str]:
-        """Every entry in use, a table's own entries right after its link."""
+        """Every entry in use, a table's own entries right after its first link."""
         fmt, events, step = self._hardware.format, self._events, self._step
         size = self._hardware.geometry.pages(header.level)
         for index, cell in enumerate(page.entries):
@@ -59,13 +60,17 @@ class _Builder:
             if present and not fmt.is_last(spte, header.level):
                 child = self._hardware.page_by_pfn.get(fmt.pfn(spte))
             below: Header | None = step[child.header] if child is not None else None
-            if child is not None and below is not None:
+            if not header.direct and present:
+                gfn = below.gfn if below else self._hardware.frame_gfn(fmt.pfn(spte))
+            new = child not in self._done
+            if child is not None and below is not None and new:
+                self._done.add(child)
                 yield events.get_page(child, below, step)
             if header.tdp:
                 yield events.spte_changed(header.as_id, gfn, header.level, fmt.nonpresent, spte)
             elif present:
                 yield events.set_spte(page, index, gfn, header.level, spte)
-            if child is not None and below is not None:
+            if child is not None and below is not None and new:
                 if header.tdp and child in self._listed:
                     yield self._count
                 yield from self.entries(child, below)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
+from tdpmmu.arch.spte import PAGE_SHIFT
 from tdpmmu.arch.table import Allocate, FreeUnused, Header, TablePage
 from tdpmmu.events import records as ev
 from tdpmmu.kernel.locks import Acquire
@@ -20,7 +21,7 @@ from tdpmmu.render.calls import OUTERMOST, Call, Calls
 from tdpmmu.render.first_tables import first_tables
 from tdpmmu.render.ftrace_text import FtraceText, Task
 from tdpmmu.render.interleaving import Scene
-from tdpmmu.render.kvm_events import KVM, KvmEvents, rcu_head, role, sp_address
+from tdpmmu.render.kvm_events import KVM, Fault, KvmEvents, rcu_head, role, sp_address
 from tdpmmu.render.lock_lines import LockLines
 from tdpmmu.render.names import KernelNames
 from tdpmmu.render.record import RecordLike
@@ -85,7 +86,7 @@ class _Run:
         self._locks = LockLines()
         self._setup = Task("setup", FIRST_PID, 0)
         self._tasks = [Task(name, FIRST_PID + 1 + i, i) for i, name in enumerate(scene.threads)]
-        self._faults: dict[int, tuple[int, int]] = {}
+        self._faults: dict[int, Fault] = {}
         self._zapped: dict[int, Call] = {}
 
     def mark(self, time: int, text: str) -> None:
@@ -235,6 +236,10 @@ class _Run:
             match field.name, value:
                 case "gfn", int():
                     value = f"{self._x86.gfn(value):#x}"
+                case "address", int():
+                    value = f"{self._x86.gfn(value) << PAGE_SHIFT:#x}" if value >= 0 else "all"
+                case (("old" | "new"), int()):
+                    value = f"{value:#x}"
                 case "pfn", int():
                     value = f"{self._x86.pfn(value):#x}"
                 case "pages", int():
@@ -245,7 +250,7 @@ class _Run:
                     value = int(value)
                 case _, tuple():
                     value = ",".join(map(str, value)) or "none"
-            words.append(f"{field.name} {value}")
+            words.append(f"{field.name} {'none' if value == '' else value}")
         return " ".join(words)
 
 

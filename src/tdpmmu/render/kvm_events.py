@@ -6,6 +6,8 @@ addresses of pages), the same in every run.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tdpmmu.arch.hardware import Hardware, VcpuCells
 from tdpmmu.arch.spte import PAGE_SHIFT, PT_WRITABLE_MASK
 from tdpmmu.arch.table import Header, TablePage
@@ -41,9 +43,20 @@ def rcu_head(page: TablePage) -> int:
 
 
 def role(header: Header, invalid: bool) -> int:
-    """``role.word`` of a direct page with all access, NX, CR0.WP and A/D bits."""
-    word = header.role_level | 1 << 7 | _ACC_ALL << 8 | invalid << 11 | 3 << 12
+    """``role.word`` of a page with NX, CR0.WP and A/D bits."""
+    word = header.role_level | header.direct << 7 | header.access << 8 | invalid << 11 | 3 << 12
     return word | header.guest_mode << 17 | header.as_id << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault as ``kvm_page_fault`` and ``kvm_exit`` print it."""
+
+    address: int
+    code: int
+    reason: str
+    info1: int
+    info2: int
 
 
 class KvmEvents:
@@ -57,10 +70,13 @@ class KvmEvents:
 
     def page(self, page: TablePage, header: Header, step: Step) -> str:
         """``KVM_MMU_PAGE_PRINTK``: what all events of page table pages start with."""
+        unsync = getattr(page, "unsync", None)
+        direct = " direct" if header.direct else ""
         invalid = " invalid" if step[page.invalid] else ""
+        state = "unsync" if unsync is not None and step[unsync] else "sync"
         return (
-            f"sp gen 0 gfn {self._x86.gfn(header.gfn):x} l{header.role_level} 8-byte q0 direct "
-            f"wux{invalid} nxe ad root {step[page.root_count]} sync"
+            f"sp gen 0 gfn {self._x86.gfn(header.gfn):x} l{header.role_level} 8-byte q0{direct} "
+            f"{_access(header.access)}{invalid} nxe ad root {step[page.root_count]} {state}"
         )
 
     def get_page(self, page: TablePage, header: Header, step: Step) -> str:
@@ -136,35 +152,44 @@ class KvmEvents:
         """``kvm_entry``."""
         return f"kvm_entry: vcpu {vcpu}, rip 0x0"
 
-    def exit(self, vcpu: int, fault: tuple[int, int] | None) -> str:
-        """``kvm_exit`` for a fault (address, error code), else for an interrupt."""
-        info1 = info2 = 0
+    def exit(self, vcpu: int, fault: Fault | None) -> str:
+        """``kvm_exit`` for a fault, else for an interrupt."""
         reason = "EXTERNAL_INTERRUPT" if self._ept else "interrupt"
+        info1 = info2 = 0
         if fault is not None:
-            reason = "EPT_VIOLATION" if self._ept else "npf"
-            info1, info2 = fault[1], 0 if self._ept else fault[0]
+            reason, info1, info2 = fault.reason, fault.info1, fault.info2
         return (
             f"kvm_exit: vcpu {vcpu} reason {reason} rip 0x0 info1 {info1:#018x} "
             f"info2 {info2:#018x} intr_info 0x00000000 error_code 0x00000000"
         )
 
-    def page_fault(self, vcpu: int, fault: tuple[int, int]) -> str:
+    def page_fault(self, vcpu: int, fault: Fault) -> str:
         """``kvm_page_fault``: the address and the error code (EPT: the exit qualification)."""
         return (
-            f"kvm_page_fault: vcpu {vcpu} rip 0x0 address {fault[0]:#018x} error_code {fault[1]:#x}"
+            f"kvm_page_fault: vcpu {vcpu} rip 0x0 address {fault.address:#018x} "
+            f"error_code {fault.code:#x}"
         )
 
-    def fault(self, access: GuestAccess, vcpu: VcpuCells, step: Step) -> tuple[int, int]:
-        """Address and error code of a guest access that faults in this state."""
+    def fault(self, access: GuestAccess, vcpu: VcpuCells, step: Step) -> Fault:
+        """What the CPU reports of a guest access that faults in this state."""
         fmt = self._format
-        root = step[vcpu.loaded][0]
-        found = self._hardware.walk(step, root, access.gfn)
+        found = self._hardware.walk(step, step[vcpu.loaded][0], access.gfn)
+        address = self._x86.gfn(access.gfn) << PAGE_SHIFT
+        present = _PFERR_PRESENT if found is not None else 0
+        if vcpu.paging is not None:
+            code = _PFERR[access.kind] | present
+            return Fault(address, code, "PF excp", code, address)
         if self._ept:
             code = _EPT_ACCESS[access.kind] | _EPT_GVA
             if found is not None:
                 tests = (fmt.is_readable, fmt.is_writable, fmt.is_executable)
                 code |= sum(test(found[2]) << 3 + i for i, test in enumerate(tests))
-        else:
-            code = _PFERR[access.kind] | _PFERR_USER | _PFERR_GUEST_FINAL
-            code |= _PFERR_PRESENT if found is not None else 0
-        return self._x86.gfn(access.gfn) << PAGE_SHIFT, code
+            return Fault(address, code, "EPT_VIOLATION", code, 0)
+        code = _PFERR[access.kind] | _PFERR_USER | _PFERR_GUEST_FINAL | present
+        return Fault(address, code, "npf", code, address)
+
+
+def _access(access: int) -> str:
+    """``role.access`` as the kernel prints it: write, user, execute."""
+    flags = ((2, "w"), (4, "u"), (1, "x"))
+    return "".join(letter if access & bit else "-" for bit, letter in flags)

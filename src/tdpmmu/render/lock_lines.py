@@ -5,6 +5,7 @@ from __future__ import annotations
 LOCK_NAMES = {
     "mmu_lock": "&(kvm)->mmu_lock",
     "tdp_mmu_pages_lock": "&kvm->arch.tdp_mmu_pages_lock",
+    "mmu_unsync_pages_lock": "&kvm->arch.mmu_unsync_pages_lock",
     "slots_lock": "&kvm->slots_lock",
     "mn_invalidate_lock": "&kvm->mn_invalidate_lock",
     "rcu": "rcu_read_lock",

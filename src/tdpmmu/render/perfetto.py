@@ -36,6 +36,7 @@ _OF_A_VCPU = (
     ev.VcpuFlushed,
     ev.MmioEmulated,
     ev.EmulatedWrite,
+    ev.GuestFlushed,
 )
 _SAID_BY_STATES = (ev.LockTaken, ev.LockReleased, ev.GuestEntered, ev.GuestLeft, ev.TlbFilled)
 

@@ -10,7 +10,13 @@ from tdpmmu.trace.text import Record
 
 _VCPU = re.compile(r"vcpu (\d{1,6})\b,?(.*)")
 _LOCK = re.compile(r"[0-9a-fx]+ (?:try )?(read )?(\S.*)")
-_LOCKS = ("mmu_lock", "tdp_mmu_pages_lock", "slots_lock", "mn_invalidate_lock")
+_LOCKS = (
+    "mmu_lock",
+    "tdp_mmu_pages_lock",
+    "mmu_unsync_pages_lock",
+    "slots_lock",
+    "mn_invalidate_lock",
+)
 """KVM's locks, by the end of what lockdep calls them."""
 
 
