@@ -217,6 +217,30 @@ def test_every_line_is_an_entry_with_its_fields(tmp_path: Path) -> None:
     assert times[-1] == pytest.approx(records[-1].number / 1e6)
 
 
+def test_shadow_paging_looks_as_in_a_real_kernel() -> None:
+    script = Script(
+        threads="shadow0: set:4[0]=1 r1 w0",
+        setup="r0 w4",
+        levels=3,
+        pages=16,
+        huge_level=1,
+        tables="7: 6 3; 6: 5 -; 5: 0 2; 3: 4 -; 4: 5 7",
+    )
+    built = built_for(script, "6.12")
+    kernels = shapes_of_kernels()
+    compared: Counter[str] = Counter()
+    for body in bodies(written(walk(built, 0), built, "6.12")):
+        name = body.partition(":")[0]
+        if name in ("kvm_mmu_get_page", "kvm_mmu_set_spte", "kvm_page_fault"):
+            assert " direct " not in body
+            # A new page is never unsync, nor read-only there; here it may be from the start.
+            form = shape(body).replace(" unsync ", " sync ")
+            assert re.sub(r"[-w][-u][-x](?= nxe)", "wux", form) in kernels, body
+            compared[name] += 1
+        assert not body.startswith("kvm_tdp_mmu")
+    assert set(compared) == {"kvm_mmu_get_page", "kvm_mmu_set_spte", "kvm_page_fault"}
+
+
 def test_a_host_fault_says_what_the_guest_wanted() -> None:
     for fmt, fetch in (("npt", "0x100000014"), ("ept", "0x184")):
         built = built_for(Script(threads="vcpu0: x0", format=fmt), "6.1")

@@ -26,13 +26,17 @@ def first_tables(
         count = "track_possible_nx_huge_page"
     listed = {page for cell in layout.cells if cell.name in _NX_LISTS for page in step[cell]}
     builder = _Builder(hardware, events, step, f"{count} <-kvm_tdp_mmu_map", listed)
+    used: list[tuple[bool, int, int, TablePage, Header]] = []
     for page in hardware.page_by_number.values():
         header: Header | None = step[page.header]
-        if step[page.state] == USED and header is not None and header.root == page.number:
-            if header.tdp:
-                yield from events.padding(page, header)
-            yield events.get_page(page, header, step)
-            yield from builder.entries(page, header)
+        if step[page.state] == USED and header is not None:
+            below = header.root != page.number
+            used.append((below, -header.level, page.number, page, header))
+    # Roots come first, with what is below them; then shadow pages, which do not know their root.
+    for below, _, _, page, header in sorted(used, key=lambda one: one[:3]):
+        if header.tdp and not below:
+            yield from events.padding(page, header)
+        yield from builder.table(page, header)
 
 
 class _Builder:
@@ -46,7 +50,14 @@ class _Builder:
         self._listed = listed
         self._done: set[TablePage] = set()
 
-    def entries(self, page: TablePage, header: Header) -> Iterator[str]:
+    def table(self, page: TablePage, header: Header) -> Iterator[str]:
+        """A table and all below it, unless it was there already."""
+        if page not in self._done:
+            self._done.add(page)
+            yield self._events.get_page(page, header, self._step)
+            yield from self._entries(page, header)
+
+    def _entries(self, page: TablePage, header: Header) -> Iterator[str]:
         """Every entry in use, a table's own entries right after its first link."""
         fmt, events, step = self._hardware.format, self._events, self._step
         size = self._hardware.geometry.pages(header.level)
@@ -56,21 +67,28 @@ class _Builder:
                 continue
             gfn = header.gfn + index * size
             present = fmt.is_shadow_present(spte)
-            child = None
-            if present and not fmt.is_last(spte, header.level):
-                child = self._hardware.page_by_pfn.get(fmt.pfn(spte))
-            below: Header | None = step[child.header] if child is not None else None
+            below = self._below(spte, header) if present else None
             if not header.direct and present:
-                gfn = below.gfn if below else self._hardware.frame_gfn(fmt.pfn(spte))
-            new = child not in self._done
-            if child is not None and below is not None and new:
-                self._done.add(child)
-                yield events.get_page(child, below, step)
+                gfn = below[1].gfn if below else self._hardware.frame_gfn(fmt.pfn(spte))
+            if below is not None and below[0] in self._done:
+                below = None
+            if below is not None:
+                self._done.add(below[0])
+                yield events.get_page(*below, step)
             if header.tdp:
                 yield events.spte_changed(header.as_id, gfn, header.level, fmt.nonpresent, spte)
             elif present:
                 yield events.set_spte(page, index, gfn, header.level, spte)
-            if child is not None and below is not None and new:
-                if header.tdp and child in self._listed:
+            if below is not None:
+                if header.tdp and below[0] in self._listed:
                     yield self._count
-                yield from self.entries(child, below)
+                yield from self._entries(*below)
+
+    def _below(self, spte: int, header: Header) -> tuple[TablePage, Header] | None:
+        """The table that a present entry links; None for a leaf."""
+        fmt = self._hardware.format
+        if fmt.is_last(spte, header.level):
+            return None
+        child = self._hardware.page_by_pfn.get(fmt.pfn(spte))
+        found: Header | None = self._step[child.header] if child is not None else None
+        return (child, found) if child is not None and found is not None else None
