@@ -14,10 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import one_of
 
 from tdpmmu.arch.table import PoolExhausted
 from tdpmmu.scenarios.question import Question, Verdict, ask
 from tdpmmu.scenarios.random_scripts import scripts
+from tdpmmu.scenarios.random_shadow import shadow_scripts
 from tdpmmu.scenarios.script import Script
 from tdpmmu.versions.registry import kernel_class
 from tdpmmu.worlds.explore.engine import Budget
@@ -54,7 +56,7 @@ def campaign(kernel: str, count: int, number: int, states: int) -> Report:
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         )
-        @given(scripts())
+        @given(one_of(scripts(), shadow_scripts()))
         def hold(script: Script) -> None:
             nonlocal drawn
             drawn += not failed  # noqa: B023

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from tdpmmu.arch.table import PoolExhausted
 from tdpmmu.scenarios.question import VIOLATED, Question, ask
 from tdpmmu.scenarios.random_scripts import scripts
+from tdpmmu.scenarios.random_shadow import shadow_scripts
 from tdpmmu.scenarios.script import Script
 from tdpmmu.versions.registry import kernel_class
 from tdpmmu.worlds.explore.engine import Budget
@@ -38,3 +39,9 @@ def test_the_latest_kernel_holds(script: Script) -> None:
 @given(scripts())
 def test_the_kernel_before_it_holds(script: Script) -> None:
     holds(script, "6.12")
+
+
+@FEW
+@given(shadow_scripts())
+def test_shadow_paging_holds(script: Script) -> None:
+    holds(script, "6.18")

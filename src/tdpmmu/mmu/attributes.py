@@ -66,9 +66,9 @@ class Attributes(Ageing):
             await Write(kvm.mmu_notifier_range, NO_RANGE)
         await kvm.mmu_lock.write_unlock()
 
-    async def adjust_for_attributes(self, fault: Fault) -> None:
-        """``hugepage_test_mixed``: looked at under ``mmu_lock``."""
+    async def lpage_disallowed(self, fault: Fault, level: int) -> bool:
+        """``hugepage_test_mixed``: nor over gfns of different attributes."""
+        if await super().lpage_disallowed(fault, level):
+            return True
         mixed = await Read(self.kvm.mixed_regions)
-        if fault.gfn // self.kvm.geometry.pages(2) in mixed:
-            fault.req_level = 1
-            fault.goal_level = 1
+        return fault.gfn // self.kvm.geometry.pages(2) in mixed

@@ -12,6 +12,9 @@ RET_PF_EMULATE = "RET_PF_EMULATE"
 """The access is done by KVM or by userspace: no slot, a read-only one, or a write that is tracked.
 """
 
+KVM_MAX_HUGEPAGE_LEVEL = 3
+"""1 GiB pages."""
+
 
 class Fault:
     """``struct kvm_page_fault``: what is being mapped for whom."""
@@ -30,6 +33,7 @@ class Fault:
         "root",
         "as_id",
         "pool",
+        "max_level",
         "goal_level",
         "req_level",
         "huge_page_disallowed",
@@ -51,6 +55,7 @@ class Fault:
         self.root = root
         self.as_id = as_id
         self.pool = pool
+        self.max_level = KVM_MAX_HUGEPAGE_LEVEL
         self.goal_level = 1
         self.req_level = 1
         self.huge_page_disallowed = False

@@ -16,6 +16,7 @@ from tdpmmu.arch.guest import (
     is_last_gpte,
 )
 from tdpmmu.arch.spte import Access
+from tdpmmu.machine.op import Read
 from tdpmmu.mmu.kvm import Kvm
 
 
@@ -50,17 +51,27 @@ class GuestWalker:
         return self.pt_access[self.top - level]
 
 
+async def read_guest_atomic(kvm: Kvm, as_id: int, gfn: int, index: int) -> int | None:
+    """``kvm_vcpu_read_guest_atomic`` of a table's entry: None without a valid slot at its gfn."""
+    slots = await Read(kvm.memslots[as_id])
+    slot = slots.find(gfn)
+    if slot is None or slot.invalid:
+        return None
+    gpte: int = await ReadGpte(kvm.guest, gfn, index)
+    return gpte
+
+
 async def walk_addr(
-    kvm: Kvm, paging: GuestPaging, address: int, access: Access
+    kvm: Kvm, paging: GuestPaging, as_id: int, address: int, access: Access
 ) -> GuestWalker | None:
-    """``walk_addr``: None: the guest's tables do not allow the access."""
+    """``walk_addr``: None: the guest's tables do not allow the access, or cannot be read."""
     walker = GuestWalker(paging)
     geometry = kvm.geometry
     granted = ACC_ALL
     while True:
         index = geometry.index(address, walker.level)
-        gpte: int = await ReadGpte(kvm.guest, walker.table_gfn[-1], index)
-        if not gpte & PRESENT:
+        gpte = await read_guest_atomic(kvm, as_id, walker.table_gfn[-1], index)
+        if gpte is None or not gpte & PRESENT:
             return None
         walker.ptes.append(gpte)
         granted &= gpte_access(gpte)
@@ -78,8 +89,8 @@ async def walk_addr(
     return walker
 
 
-async def gpte_changed(kvm: Kvm, walker: GuestWalker, address: int, level: int) -> bool:
+async def gpte_changed(kvm: Kvm, walker: GuestWalker, as_id: int, address: int, level: int) -> bool:
     """``gpte_changed``: whether the entry of ``level`` is no longer what the walk read."""
     index = kvm.geometry.index(address, level)
-    gpte = await ReadGpte(kvm.guest, walker.table_at(level), index)
+    gpte = await read_guest_atomic(kvm, as_id, walker.table_at(level), index)
     return bool(gpte != walker.ptes[walker.top - level])

@@ -8,7 +8,7 @@ from tdpmmu.arch.requests import CurrentRoot, FlushOwnAddress, FlushOwnTlb
 from tdpmmu.arch.spte import Access
 from tdpmmu.arch.table import ReadSpte, TablePage
 from tdpmmu.machine.op import Read
-from tdpmmu.mmu.guest_walk import walk_addr
+from tdpmmu.mmu.guest_walk import read_guest_atomic, walk_addr
 from tdpmmu.mmu.shadow import InvalidList
 from tdpmmu.mmu.shadow_fault import ShadowFault
 
@@ -16,15 +16,19 @@ from tdpmmu.mmu.shadow_fault import ShadowFault
 class GuestWrites(ShadowFault):
     """What keeps shadow pages up to date: emulated writes, INVLPG, and loads of CR3."""
 
-    async def emulate_store(self, vcpu: VcpuCells, address: int, store: tuple[int, int]) -> None:
+    async def emulate_store(
+        self, vcpu: VcpuCells, as_id: int, address: int, store: tuple[int, int]
+    ) -> None:
         """``x86_emulate_instruction`` of a write to a tracked or read-only gfn."""
         gfn = address
         if vcpu.paging is not None:
-            walker = await walk_addr(self.kvm, vcpu.paging, address, Access.WRITE)
+            walker = await walk_addr(self.kvm, vcpu.paging, as_id, address, Access.WRITE)
             if walker is None:
                 return
             gfn = walker.gfn
         index, value = store
+        if await read_guest_atomic(self.kvm, as_id, gfn, index) is None:
+            return
         await WriteGuestMemory(self.kvm.guest, gfn, index, value)
         await self.track_write(gfn, index)
 
@@ -69,8 +73,12 @@ class GuestWrites(ShadowFault):
         level = vcpu.paging.levels
         while True:
             sptep = sp.entries[kvm.geometry.index(address, level)]
-            if await Read(sp.unsync) and await self.sync_spte(vcpu, sp, sptep):
-                await self.flush_remote_tlbs()
+            if await Read(sp.unsync):
+                changed = await self.sync_spte(vcpu, sp, sptep)
+                if changed is None:
+                    await self.page_zap_pte(sp, sptep, None)
+                if changed is not False:
+                    await self.flush_remote_tlbs()
             if not await Read(sp.unsync_children):
                 return
             spte = await ReadSpte(sptep)

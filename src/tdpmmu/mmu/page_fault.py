@@ -37,14 +37,21 @@ class SnapshotSeq(Op):
 class PageFault(TdpMap):
     """From ``#NPF`` / EPT violation to the TDP MMU, and back."""
 
-    def hugepage_adjust(self, fault: Fault) -> None:
-        """``kvm_mmu_hugepage_adjust``: the level the host allows, 4K for a fetch under NX."""
+    async def hugepage_adjust(self, fault: Fault) -> None:
+        """``kvm_mmu_hugepage_adjust``: the level that is allowed, 4K for a fetch under NX."""
         fault.huge_page_disallowed = fault.execute and self.kvm.config.nx_huge_pages
-        fault.req_level = self.max_mapping_level(fault)
-        fault.goal_level = 1 if fault.huge_page_disallowed else fault.req_level
+        level = min(fault.max_level, self.host_mapping_level(fault))
+        while level > 1 and await self.lpage_disallowed(fault, level):
+            level -= 1
+        fault.req_level = level
+        fault.goal_level = 1 if fault.huge_page_disallowed else level
 
-    def max_mapping_level(self, fault: Fault) -> int:
-        """``kvm_mmu_max_mapping_level``: what slot and host allow; 4K for a slot that is logged."""
+    async def lpage_disallowed(self, fault: Fault, level: int) -> bool:
+        """``lpage_info->disallow_lpage``: what lies in the huge page forbids it."""
+        return False
+
+    def host_mapping_level(self, fault: Fault) -> int:
+        """``host_pfn_mapping_level``: what slot and host allow; 4K for a slot that is logged."""
         slot = fault.slot
         if slot is None or slot.log:
             return 1
@@ -98,9 +105,6 @@ class PageFault(TdpMap):
         """``kvm_handle_noslot_fault``: emulated MMIO; an MMIO SPTE is still to be installed."""
         return ""
 
-    async def adjust_for_attributes(self, fault: Fault) -> None:
-        """No huge page over gfns of different attributes."""
-
     async def is_page_fault_stale(self, vcpu: VcpuCells, fault: Fault) -> bool:
         """``is_page_fault_stale``; before 5.16 only an invalidation makes a fault stale."""
         return fault.slot is not None and await self.notifier_retry(fault)
@@ -137,8 +141,7 @@ class PageFault(TdpMap):
         await kvm.mmu_lock.read_lock()
         result = RET_PF_RETRY
         if not await self.is_page_fault_stale(vcpu, fault):
-            self.hugepage_adjust(fault)
-            await self.adjust_for_attributes(fault)
+            await self.hugepage_adjust(fault)
             result = await self.tdp_mmu_map(fault)
         await kvm.mmu_lock.read_unlock()
         await Emit(FaultFixed(vcpu.number, gfn, result))

@@ -49,7 +49,7 @@ class ShadowFault(ShadowPages):
         """``page_fault`` of ``paging_tmpl.h``."""
         assert vcpu.paging is not None
         root = await CurrentRoot(vcpu)
-        walker = await walk_addr(self.kvm, vcpu.paging, address, access)
+        walker = await walk_addr(self.kvm, vcpu.paging, as_id, address, access)
         if walker is None:
             return GUEST_FAULT
         fault = Fault(walker.gfn, access, root, as_id, vcpu.pool)
@@ -71,6 +71,9 @@ class ShadowFault(ShadowPages):
         result = await self.faultin_pfn(vcpu, fault)
         if result:
             return result
+        if fault.slot is None:
+            # As without mmio_caching: shadow pages have no MMIO SPTEs here.
+            return RET_PF_EMULATE
         await kvm.mmu_lock.write_lock()
         result = RET_PF_RETRY
         if await self.ready_to_map(vcpu, fault):
@@ -119,7 +122,7 @@ class ShadowFault(ShadowPages):
     async def fetch(self, vcpu: VcpuCells, address: int, fault: Fault, walker: GuestWalker) -> str:
         """``fetch``: a shadow page for each guest table on the way, then the leaf."""
         kvm = self.kvm
-        if await gpte_changed(kvm, walker, address, walker.top):
+        if await gpte_changed(kvm, walker, fault.as_id, address, walker.top):
             return RET_PF_RETRY
         root = kvm.hardware.page_by_number[fault.root]
         sptep: Cell = root.entries[kvm.geometry.index(address, walker.top)]
@@ -130,13 +133,14 @@ class ShadowFault(ShadowPages):
             sp = await self.get_child_sp(vcpu, sptep, table_gfn, False, access)
             if sp is not None and not await self.sync_before_linking(vcpu, sp):
                 return RET_PF_RETRY
-            if await gpte_changed(kvm, walker, address, level - 1):
+            if await gpte_changed(kvm, walker, fault.as_id, address, level - 1):
                 return RET_PF_RETRY
             if sp is not None:
                 await self.link_shadow_page(sptep, sp)
             sptep = await self.next_sptep(sptep, address, level)
             level -= 1
-        await self.adjust_shadow_level(fault, walker)
+        fault.max_level = walker.level
+        await self.hugepage_adjust(fault)
         while level > fault.goal_level:
             await self.validate_direct_spte(sptep, walker.pte_access)
             base = kvm.geometry.round(fault.gfn, level)
@@ -180,25 +184,6 @@ class ShadowFault(ShadowPages):
         if header.access != access:
             await self.drop_parent_pte(child, sptep)
             await self.flush_remote_tlbs()
-
-    async def adjust_shadow_level(self, fault: Fault, walker: GuestWalker) -> None:
-        """``kvm_mmu_hugepage_adjust`` below a guest mapping of ``walker.level``."""
-        self.hugepage_adjust(fault)
-        fault.req_level = min(fault.req_level, walker.level)
-        fault.goal_level = min(fault.goal_level, walker.level)
-        while fault.goal_level > 1 and await self.lpage_disallowed(fault.gfn, fault.goal_level):
-            fault.goal_level -= 1
-            fault.req_level = min(fault.req_level, fault.goal_level)
-
-    async def lpage_disallowed(self, gfn: int, level: int) -> bool:
-        """``lpage_info->disallow_lpage``: a guest table lies where the huge page would be."""
-        pages = self.kvm.geometry.pages(level)
-        first = self.kvm.geometry.round(gfn, level)
-        for table in range(first, first + pages):
-            for sp in await Read(self.kvm.mmu_page_hash[table]):
-                if await self.shadows_gptes(sp):
-                    return True
-        return False
 
     async def mmu_set_spte(self, fault: Fault, sptep: Cell, level: int, access: int) -> str:
         """``mmu_set_spte``: the leaf and its rmap entry."""

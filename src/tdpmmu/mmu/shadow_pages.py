@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tdpmmu.arch.guest import ACC_EXEC, ACC_WRITE, PRESENT, ReadGpte, gpte_access, gpte_gfn
+from tdpmmu.arch.guest import ACC_EXEC, ACC_WRITE, PRESENT, gpte_access, gpte_gfn
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.table import Allocate, Header, ReadHeader, ReadSpte, TablePage, WriteSpte
 from tdpmmu.events.records import GfnTracked, PageLinked, Warned
 from tdpmmu.machine.op import Add, Emit, ListAdd, Read, Write
 from tdpmmu.machine.state import Cell
+from tdpmmu.mmu.guest_walk import read_guest_atomic
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.nx_worker import NxWorker
 from tdpmmu.mmu.shadow import InvalidList
@@ -58,8 +59,12 @@ class ShadowPages(NxWorker):
                 if role.level > 1 and await Read(sp.unsync):
                     await self.prepare_zap_page(sp, invalid_list)
                 continue
-            if not role.direct and await Read(sp.unsync) and await self.sync_page(vcpu, sp):
-                await self.flush_remote_tlbs()
+            if not role.direct and await Read(sp.unsync):
+                flush = await self.sync_page(vcpu, sp, invalid_list)
+                if flush is None:
+                    break
+                if flush:
+                    await self.flush_remote_tlbs()
             found = sp
             break
         await self.commit_zap_page(invalid_list)
@@ -167,16 +172,26 @@ class ShadowPages(NxWorker):
 
     # --- syncing --------------------------------------------------------------------------------
 
-    async def sync_page(self, vcpu: VcpuCells, sp: TablePage) -> bool:
-        """``kvm_sync_page``: bring every entry up to date; true: a flush is owed."""
+    async def sync_page(
+        self, vcpu: VcpuCells, sp: TablePage, invalid_list: InvalidList
+    ) -> bool | None:
+        """``kvm_sync_page``: bring every entry up to date; true: a flush is owed.
+
+        None: the guest's table cannot be read, and the page is zapped.
+        """
         flush = False
+        readable = True
         for sptep in sp.entries:
             changed = await self.sync_spte(vcpu, sp, sptep)
-            flush = flush or changed
+            readable = readable and changed is not None
+            flush = flush or changed is True
+        if not readable:
+            await self.prepare_zap_page(sp, invalid_list)
+            return None
         return flush
 
-    async def sync_spte(self, vcpu: VcpuCells, sp: TablePage, sptep: Cell) -> bool:
-        """``sync_spte`` of ``paging_tmpl.h``: true: a flush is owed."""
+    async def sync_spte(self, vcpu: VcpuCells, sp: TablePage, sptep: Cell) -> bool | None:
+        """``sync_spte`` of ``paging_tmpl.h``: true: a flush is owed; None: nothing to read."""
         kvm = self.kvm
         spte_format = kvm.format
         spte = await ReadSpte(sptep)
@@ -184,7 +199,9 @@ class ShadowPages(NxWorker):
             return False
         header = await ReadHeader(sp)
         index = self.spte_index(sptep)
-        gpte = await ReadGpte(kvm.guest, header.gfn, index)
+        gpte = await read_guest_atomic(kvm, header.as_id, header.gfn, index)
+        if gpte is None:
+            return None
         shadowed = await Read(sp.shadowed)
         gfn, access = shadowed[index]
         if not gpte & PRESENT or gpte_gfn(gpte) != gfn:
@@ -213,6 +230,7 @@ class ShadowPages(NxWorker):
     async def sync_children(self, vcpu: VcpuCells, parent: TablePage, can_yield: bool) -> bool:
         """``mmu_sync_children``: false if it had to give up (``can_yield`` false)."""
         kvm = self.kvm
+        invalid_list = InvalidList()
         flush = False
         while True:
             pages = await self.unsync_walk(parent)
@@ -224,23 +242,21 @@ class ShadowPages(NxWorker):
                 if await self.slot_gfn_write_protect(header.as_id, header.gfn):
                     protected = True
             if protected:
-                await self.flush_remote_tlbs()
+                await self.remote_flush_or_zap(invalid_list, True)
                 flush = False
             for sp in pages:
                 await self.unlink_unsync_page(sp)
                 await self.tracks_again(sp)
-                changed = await self.sync_page(vcpu, sp)
-                flush = flush or changed
+                changed = await self.sync_page(vcpu, sp, invalid_list)
+                flush = flush or changed is True
                 await self.clear_parents(parent, sp)
             if await kvm.mmu_lock.needbreak():
-                if flush:
-                    await self.flush_remote_tlbs()
+                await self.remote_flush_or_zap(invalid_list, flush)
                 flush = False
                 if not can_yield:
                     return False
                 await kvm.mmu_lock.cond_resched_write()
-        if flush:
-            await self.flush_remote_tlbs()
+        await self.remote_flush_or_zap(invalid_list, flush)
         return True
 
     # --- the leaves -----------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class Vcpu(ShadowRoots):
                 return
             if result == RET_PF_EMULATE:
                 if store is not None:
-                    await self.emulate_store(vcpu, gfn, store)
+                    await self.emulate_store(vcpu, as_id, gfn, store)
                 await self.emulate(vcpu, as_id, gfn, access)
                 return
 

@@ -24,6 +24,21 @@ class WriteTrack(MemslotUpdates):
             return False
         return await self.gfn_is_write_tracked(fault.as_id, fault.gfn)
 
+    async def lpage_disallowed(self, fault: Fault, level: int) -> bool:
+        """``kvm_mmu_gfn_disallow_lpage``: no huge page over tracked gfns or shadowed tables."""
+        kvm = self.kvm
+        pages = kvm.geometry.pages(level)
+        first = kvm.geometry.round(fault.gfn, level)
+        tracked = await Read(kvm.write_tracked[fault.as_id])
+        if any(first <= gfn < first + pages for gfn in tracked):
+            return True
+        if kvm.config.shadow_pages:
+            for gfn in range(first, first + pages):
+                for sp in await Read(kvm.mmu_page_hash[gfn]):
+                    if await self.shadows_gptes(sp):
+                        return True
+        return await super().lpage_disallowed(fault, level)
+
     async def make_spte(self, fault: Fault, it: TdpIter) -> int:
         """If ``mmu_try_to_unsync_pages`` says no: neither writable nor MMU-writable."""
         spte = await super().make_spte(fault, it)
