@@ -6,7 +6,7 @@ from the new value, and emits ``SpteChanged``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -360,6 +360,10 @@ class ReadHeader(Op):
         return f"read {self.page.name}->gfn, role"
 
 
+Pool = Sequence[TablePage]
+"""Pages to allocate from."""
+
+
 @dataclass(frozen=True, slots=True)
 class Allocate(Op):
     """Take a page from ``pool``, zeroed, with this header; nobody else sees it yet.
@@ -367,7 +371,7 @@ class Allocate(Op):
     ``empty`` is what every entry starts with.  The result is the page, ``None`` if the pool is dry.
     """
 
-    pool: tuple[TablePage, ...]
+    pool: Pool
     header: Header
     root: bool = False
 

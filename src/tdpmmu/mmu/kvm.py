@@ -6,12 +6,13 @@ This is the memory that MMU code of any version works on; it has no behaviour of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from tdpmmu.arch.geometry import Geometry
 from tdpmmu.arch.guest import GuestTables
 from tdpmmu.arch.hardware import Hardware, VcpuCells
 from tdpmmu.arch.spte import SpteFormat
-from tdpmmu.arch.table import TablePage
+from tdpmmu.arch.table import Pool, TablePage
 from tdpmmu.kernel.locks import (
     RwLock,
     SpinLock,
@@ -25,9 +26,15 @@ from tdpmmu.kernel.locks import (
 from tdpmmu.kernel.mm import HostMemory
 from tdpmmu.kernel.rcu import Rcu
 from tdpmmu.machine.op import Step
-from tdpmmu.machine.state import Guard, Layout
+from tdpmmu.machine.state import Cell, Guard, Layout
 
 NO_RANGE = (0, 0)
+
+
+class ByGfn(Protocol):
+    """Cells by gfn: a tuple, or made as they are asked for."""
+
+    def __getitem__(self, gfn: int, /) -> Cell: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,16 +197,10 @@ class Kvm:
         self.mn_active_invalidate_count = layout.cell(
             "mn_active_invalidate_count", 0, guard=UnderSpin(self.mn_invalidate_lock)
         )
-        chunk = layout.chunk("rmap")
-        self.rmap = tuple(
-            layout.cell(f"rmap[{gfn:#x}]", (), chunk=chunk, guard=write)
-            for gfn in range(config.geometry.max_gfn)
-        )
-
-        hashes = layout.chunk("mmu_page_hash")
-        self.mmu_page_hash = tuple(
-            layout.cell(f"mmu_page_hash[{gfn:#x}]", (), chunk=hashes, guard=write)
-            for gfn in range(config.geometry.max_gfn if config.shadow_pages else 0)
+        max_gfn = config.geometry.max_gfn
+        self.rmap = self.make_lists("rmap", max_gfn, write)
+        self.mmu_page_hash = self.make_lists(
+            "mmu_page_hash", max_gfn if config.shadow_pages else 0, write
         )
         self.tlbs_dirty = layout.cell("tlbs_dirty", 0)
         self.n_used_mmu_pages = layout.cell("n_used_mmu_pages", 0, guard=write)
@@ -210,12 +211,7 @@ class Kvm:
         self.guest = GuestTables(layout, config.geometry, dict(config.guest_tables))
         self.hardware.guest = self.guest
 
-        self.memory = HostMemory(
-            layout,
-            config.geometry.max_gfn,
-            config.geometry.pages(config.huge_level),
-            chunk=layout.chunk("host"),
-        )
+        self.memory = self.make_memory()
         self.hardware.frame_gfn = self.memory.gfn_of
         self.vcpus: list[VcpuCells] = [
             self.hardware.add_vcpu(layout, parked=n >= config.vcpus)
@@ -223,34 +219,57 @@ class Kvm:
         ]
         # The order is the world's; parked ones first leaves fewer moments to tell apart.
         self.vcpus_to_ask = (*self.vcpus[config.vcpus :], *self.vcpus[: config.vcpus])
-        self.pools: list[tuple[TablePage, ...]] = []
         self.pages: list[TablePage] = []
-        counts = UnderEitherMode(self.mmu_lock, Visitors("root counts", self.alive))
         self.visitors: list[Visitors] = []
-        for number, size in enumerate(config.pools):
-            pool = []
-            visitors = Visitors(f"the pages of pool {number}", self.alive)
-            self.visitors.append(visitors)
-            sptes = UnderEitherMode(self.mmu_lock, visitors, self.rcu.reading)
-            for _ in range(size):
-                page = TablePage(
-                    layout,
-                    self.hardware,
-                    len(self.pages),
-                    config.geometry.fanout,
-                    sptes=sptes,
-                    flags=nx_flag,
-                    refcount=counts,
-                    invalid=write,
-                    unsync=unsync if config.shadow_pages else None,
-                )
-                self.hardware.page_by_number[page.number] = page
-                self.pages.append(page)
-                pool.append(page)
-            self.pools.append(tuple(pool))
+        self._page_guards: dict[str, Any] = {
+            "flags": nx_flag,
+            "refcount": UnderEitherMode(self.mmu_lock, Visitors("root counts", self.alive)),
+            "invalid": write,
+            "unsync": unsync if config.shadow_pages else None,
+        }
+        self.pools = [self.make_pool(number, size) for number, size in enumerate(config.pools)]
         self.hardware.protects = self._pages_cannot_be_freed
         self.hardware.exclusive = self.mmu_lock.held_write
         self.rcu.nobody_calls = self.mmu_lock.held_write
+
+    def make_lists(self, name: str, gfns: int, guard: Guard) -> ByGfn:
+        """A list for each gfn, all in one chunk."""
+        chunk = self.layout.chunk(name)
+        return tuple(
+            self.layout.cell(f"{name}[{gfn:#x}]", (), chunk=chunk, guard=guard)
+            for gfn in range(gfns)
+        )
+
+    def make_memory(self) -> HostMemory:
+        """The host's memory behind all gfns."""
+        geometry = self.geometry
+        block = geometry.pages(self.config.huge_level)
+        return HostMemory(self.layout, geometry.max_gfn, block, chunk=self.layout.chunk("host"))
+
+    def make_pool(self, number: int, size: int) -> Pool:
+        """The page table pages that thread ``number`` may allocate."""
+        sptes = self.spte_guard(number)
+        return tuple(self.new_page(sptes) for _ in range(size))
+
+    def spte_guard(self, pool: int) -> Guard:
+        """What guards the entries of a pool's pages."""
+        visitors = Visitors(f"the pages of pool {pool}", self.alive)
+        self.visitors.append(visitors)
+        return UnderEitherMode(self.mmu_lock, visitors, self.rcu.reading)
+
+    def new_page(self, sptes: Guard) -> TablePage:
+        """A page table page, free."""
+        page = TablePage(
+            self.layout,
+            self.hardware,
+            len(self.pages),
+            self.geometry.fanout,
+            sptes=sptes,
+            **self._page_guards,
+        )
+        self.hardware.page_by_number[page.number] = page
+        self.pages.append(page)
+        return page
 
     @property
     def locks(self) -> dict[str, RwLock | SpinLock | Rcu]:

@@ -12,6 +12,7 @@ from tdpmmu.arch.table import (
 )
 from tdpmmu.events.records import PageZapped, PfnMarkedDirty, Warned, Yielded
 from tdpmmu.machine.op import Emit, Read, SetAdd, SetDel
+from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.shadow import ShadowMmu
 from tdpmmu.mmu.tdp_iter import TdpIter
 
@@ -50,7 +51,12 @@ class TdpZap(ShadowMmu):
 
     # --- changing an SPTE -----------------------------------------------------------------------
 
-    async def handle_changed_spte(self, old: int, new: int, level: int, shared: bool) -> None:
+    async def trace_spte_changed(self, sptep: Cell, old: int, new: int, level: int) -> None:
+        """``trace_kvm_tdp_mmu_spte_changed``: for whoever holds the model against a kernel."""
+
+    async def handle_changed_spte(
+        self, sptep: Cell, old: int, new: int, level: int, shared: bool
+    ) -> None:
         """``__handle_changed_spte``: what has to follow a change of an entry at ``level``."""
         spte = self.kvm.format
         was_present = spte.is_shadow_present(old)
@@ -62,6 +68,7 @@ class TdpZap(ShadowMmu):
             await Emit(Warned("BUG: a present leaf SPTE was replaced by one for another pfn"))
         if old == new:
             return
+        await self.trace_spte_changed(sptep, old, new, level)
         if not was_present and not is_present:
             if not (spte.is_frozen(new) or spte.is_mmio(old) or spte.is_mmio(new)):
                 await Emit(Warned("a non-present SPTE was replaced by another one"))
@@ -95,7 +102,7 @@ class TdpZap(ShadowMmu):
                 if not kvm.format.is_shadow_present(old):
                     continue
                 await WriteSpte(sptep, frozen)
-            await self.handle_changed_spte(old, frozen, level - 1, shared)
+            await self.handle_changed_spte(sptep, old, frozen, level - 1, shared)
         await self.flush_removed_page(gfn, level)
         await kvm.rcu.call(sp)
 
@@ -109,11 +116,13 @@ class TdpZap(ShadowMmu):
         if self.kvm.format.is_frozen(it.old_spte):
             await Emit(Warned("a frozen SPTE under mmu_lock held for write"))
         await WriteSpte(it.sptep, new)
-        await self.handle_changed_spte(it.old_spte, new, it.level, False)
+        await self.handle_changed_spte(it.sptep, it.old_spte, new, it.level, False)
 
     async def clear_spte_bits(self, it: TdpIter, mask: int) -> None:
         """``tdp_mmu_clear_spte_bits``; before 5.18 a plain write of what was read before."""
-        await WriteSpte(it.sptep, it.old_spte & ~mask)
+        new = it.old_spte & ~mask
+        await WriteSpte(it.sptep, new)
+        await self.trace_spte_changed(it.sptep, it.old_spte, new, it.level)
 
     async def reread(self, it: TdpIter) -> int:
         """``kvm_tdp_mmu_read_spte``."""
@@ -129,7 +138,7 @@ class TdpZap(ShadowMmu):
             return False
         if not await CmpXchgSpte(it.sptep, it.old_spte, new):
             return False
-        await self.handle_changed_spte(it.old_spte, new, it.level, True)
+        await self.handle_changed_spte(it.sptep, it.old_spte, new, it.level, True)
         return True
 
     async def zap_spte_atomic(self, it: TdpIter) -> bool:

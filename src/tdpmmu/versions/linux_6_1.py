@@ -26,6 +26,7 @@ from tdpmmu.events.records import (
     Yielded,
 )
 from tdpmmu.machine.op import Add, Emit, ListDel, Read, Write
+from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, Fault
 from tdpmmu.mmu.flush import Flush
 from tdpmmu.mmu.kvm import NO_RANGE
@@ -80,7 +81,9 @@ class Linux_6_1(Linux_5_13):
         )
         return page
 
-    async def handle_changed_spte(self, old: int, new: int, level: int, shared: bool) -> None:
+    async def handle_changed_spte(
+        self, sptep: Cell, old: int, new: int, level: int, shared: bool
+    ) -> None:
         """``handle_changed_spte``: a table goes when its entry becomes a leaf or non-present."""
         spte = self.kvm.format
         was_present = spte.is_shadow_present(old)
@@ -92,6 +95,7 @@ class Linux_6_1(Linux_5_13):
             await Emit(Warned("BUG: a present leaf SPTE was replaced by one for another pfn"))
         if old == new:
             return
+        await self.trace_spte_changed(sptep, old, new, level)
         if not was_present and not is_present:
             if not (spte.is_frozen(new) or spte.is_mmio(old) or spte.is_mmio(new)):
                 await Emit(Warned("a non-present SPTE was replaced by another one"))
@@ -122,7 +126,7 @@ class Linux_6_1(Linux_5_13):
                 if not kvm.format.is_shadow_present(old):
                     continue
                 await WriteSpte(sptep, frozen)
-            await self.handle_changed_spte(old, frozen, level, shared)
+            await self.handle_changed_spte(sptep, old, frozen, level, shared)
         await kvm.rcu.call(sp)
 
     async def set_spte(self, it: TdpIter, new: int) -> None:
@@ -131,7 +135,7 @@ class Linux_6_1(Linux_5_13):
         if self.has_volatile_bits(it.old_spte, it.level):
             await self.kvm.mmu_lock.assert_held_write()
             it.old_spte = await XchgSpte(it.sptep, new)
-            await self.handle_changed_spte(it.old_spte, new, it.level, False)
+            await self.handle_changed_spte(it.sptep, it.old_spte, new, it.level, False)
             return
         if spte.is_frozen(it.old_spte):
             await Emit(Warned("a frozen SPTE under mmu_lock held for write"))
@@ -151,7 +155,8 @@ class Linux_6_1(Linux_5_13):
     async def clear_spte_bits(self, it: TdpIter, mask: int) -> None:
         """``tdp_mmu_clear_spte_bits``: an atomic AND where a bit could be lost otherwise."""
         if self.has_volatile_bits(it.old_spte, it.level):
-            await ClearSpteBits(it.sptep, mask)
+            it.old_spte = await ClearSpteBits(it.sptep, mask)
+            await self.trace_spte_changed(it.sptep, it.old_spte, it.old_spte & ~mask, it.level)
         else:
             await super().clear_spte_bits(it, mask)
 
@@ -162,7 +167,7 @@ class Linux_6_1(Linux_5_13):
             await Emit(Warned("a frozen SPTE is about to be changed by who did not freeze it"))
         if not await CmpXchgSpte(it.sptep, it.old_spte, new):
             return False
-        await self.handle_changed_spte(it.old_spte, new, it.level, True)
+        await self.handle_changed_spte(it.sptep, it.old_spte, new, it.level, True)
         return True
 
     # --- roots ----------------------------------------------------------------------------------
@@ -333,7 +338,9 @@ class Linux_6_1(Linux_5_13):
             await Emit(Warned("a page on the list to recover is not linked"))
             return False
         await WriteSpte(header.parent, kvm.format.nonpresent)
-        await self.handle_changed_spte(old, kvm.format.nonpresent, header.level + 1, False)
+        await self.handle_changed_spte(
+            header.parent, old, kvm.format.nonpresent, header.level + 1, False
+        )
         return True
 
     # --- page faults and notifiers --------------------------------------------------------------

@@ -89,7 +89,7 @@ class Linux_6_12(Linux_6_1):
             return False
         await self.flush_remote_tlbs_with_address(it.gfn, kvm.geometry.pages(it.level))
         await WriteSpte(it.sptep, kvm.format.nonpresent)
-        await self.handle_changed_spte(old, kvm.format.nonpresent, it.level, True)
+        await self.handle_changed_spte(it.sptep, old, kvm.format.nonpresent, it.level, True)
         return True
 
     def zap_passes(self) -> tuple[int, ...]:
