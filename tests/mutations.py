@@ -19,7 +19,7 @@ from tdpmmu.arch.requests import (
     SetMode,
     TestAndClearRequest,
 )
-from tdpmmu.arch.table import FreeNow, ReadHeader, TablePage
+from tdpmmu.arch.table import FreeNow, ReadHeader, TablePage, WriteSpte
 from tdpmmu.kernel.locks import Sleep
 from tdpmmu.machine.op import ListDel, SetAdd
 from tdpmmu.mmu.fault import Fault
@@ -29,6 +29,7 @@ from tdpmmu.mmu.nx_recovery import NxRecovery as Recovery
 from tdpmmu.mmu.page_fault import PageFault
 from tdpmmu.mmu.roots import Roots
 from tdpmmu.mmu.shadow import InvalidList, ShadowMmu
+from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.mmu.tdp_map import TdpMap
 from tdpmmu.mmu.tdp_mmu import TdpMmu
 from tdpmmu.mmu.tdp_zap import TdpZap
@@ -305,6 +306,20 @@ class UnlocksRcuBeforeFlush(Linux_6_18):
             await self.flush_remote_tlbs()
 
 
+# --- spte-transition ---
+
+
+class ClearsToMmio(TdpZap):
+    """What was frozen becomes an MMIO entry, over which a fault may map at once."""
+
+    async def zap_spte_atomic(self, it: TdpIter) -> bool:
+        if not await self.set_spte_atomic(it, self.kvm.format.removed):
+            return False
+        await self.flush_remote_tlbs_with_address(it.gfn, self.kvm.geometry.pages(it.level))
+        await WriteSpte(it.sptep, self.kvm.format.mmio(it.gfn))
+        return True
+
+
 # --- guard ---
 
 
@@ -383,6 +398,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     _row(FreesBeforeFlush, "6.18", LEGACY, "freed-table"),
     _row(RemovesWithoutFlush, "5.12", QUIET, "freed-table"),
     _row(ExecutableHugePages, "6.18", PAIR, "multihit"),
+    _row(ClearsToMmio, "5.12", PAIR, "spte-transition"),
     _row(ForgetsToFreeRoot, "5.12", QUIET, "leak"),
     # The kernel itself warns of a root that is left on the list of roots.
     _row(LosesPut, "5.12", QUIET, "leak", "kernel-warning"),

@@ -22,6 +22,7 @@ from tdpmmu.properties.mixed import MixedHugePage
 from tdpmmu.properties.mmio import StaleMmio
 from tdpmmu.properties.multihit import Multihit
 from tdpmmu.properties.nx_tag import NxUntagged
+from tdpmmu.properties.spte_transition import SpteTransition
 from tdpmmu.properties.stale_translation import StaleTranslation
 
 WATCHERS: tuple[type[Property], ...] = (
@@ -40,6 +41,7 @@ WATCHERS: tuple[type[Property], ...] = (
     RefcountError,
     LockContext,
     KernelWarning,
+    SpteTransition,
     FlushRequestLost,
     FlushOwed,
     FlushBeforeRcuUnlock,
