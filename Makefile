@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint lab install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tdpmmu check
 
 test: $(VENV)/.dev lint
 	$(BIN)/pytest -n auto
+
+# Real kernels under emulation; needs qemu-system-x86, busybox-static, gcc, and Debian's apt.
+lab: $(VENV)/.installed
+	$(BIN)/tdpmmu lab run --kernel 6.1
+	$(BIN)/tdpmmu lab run --kernel 6.12
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -29,4 +34,4 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) dist build lab-*

@@ -13,6 +13,7 @@ from tdpmmu.cli.decode import CONTEXT_SETTINGS, decode
 from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.explain import explain
 from tdpmmu.cli.kernels import kernels
+from tdpmmu.cli.lab import lab_app
 from tdpmmu.cli.trace import trace_app
 from tdpmmu.cli.zoo import zoo
 
@@ -32,6 +33,7 @@ app.command()(zoo)
 app.command()(flushes)
 app.command()(audit)
 app.add_typer(trace_app, name="trace")
+app.add_typer(lab_app, name="lab")
 
 
 def main() -> None:

@@ -1,0 +1,126 @@
+"""``tdpmmu lab``: real kernels under emulation."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tdpmmu.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tdpmmu.lab.boot import Recording
+    from tdpmmu.lab.checks import Outcome
+
+lab_app = typer.Typer(help="Boot real kernels, drive their KVM, check the traces.")
+
+DEFAULT_STEPS = (
+    "w x:1-8 w sleep:600 w x:1-8/2 r dlog+ getlog w:1-31/3 x:20 getlog w:1-31/3 getlog dlog- w "
+    "sleep:600 dontneed:8-15 w:8-15 r"
+)
+
+KernelOption = Annotated[str, typer.Option(help="6.1 or 6.12: the newest Debian cloud kernel.")]
+MmuOption = Annotated[
+    str, typer.Option(help="tdp; legacy (NPT without the TDP MMU); shadow (no NPT).")
+]
+VcpusOption = Annotated[int, typer.Option(help="vCPUs of the VM, 1 to 8.")]
+BlocksOption = Annotated[int, typer.Option(help="Data blocks of 2M, 1 to 511.")]
+BackingOption = Annotated[str, typer.Option(help="Memory behind the data: thp, 4k or hugetlb.")]
+GuestOption = Annotated[
+    str, typer.Option(help="flat (paging off) or long (long mode; default with shadow paging).")
+]
+
+
+@lab_app.callback(invoke_without_command=True)
+def _lab(context: typer.Context) -> None:
+    """Boot real kernels, drive their KVM, check the traces."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@lab_app.command()
+def steps() -> None:
+    """Say what a list of steps is made of."""
+    from tdpmmu.lab.steps import describe
+
+    print(describe())
+
+
+@lab_app.command()
+def run(
+    kernel: KernelOption = "6.12",
+    mmu: MmuOption = "tdp",
+    vcpus: VcpusOption = 1,
+    step_list: Annotated[
+        str, typer.Option("--steps", help="What to do; tdpmmu lab steps explains.")
+    ] = DEFAULT_STEPS,
+    blocks: BlocksOption = 31,
+    backing: BackingOption = "thp",
+    guest: GuestOption = "",
+    out: Annotated[
+        Path | None, typer.Option("-o", help="Directory to leave everything in.")
+    ] = None,
+    package: Annotated[
+        str | None, typer.Option(help="Another Debian kernel package than the newest.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds the guest may take.")] = 300,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say what is wrong.")] = False,
+) -> None:
+    """Boot a kernel, do STEPS in a VM of its KVM, record that, and check the recording.
+
+    Needs no virtualization of this machine: QEMU emulates it all.
+
+    Exit codes: 0 all checks are good, 1 one is not, 2 bad usage or no recording.
+    """
+    from tdpmmu.lab.boot import boot
+    from tdpmmu.lab.checks import run_checks
+    from tdpmmu.lab.errors import LabError
+    from tdpmmu.lab.initramfs import job
+    from tdpmmu.lab.kernels import find_kernel
+    from tdpmmu.lab.vm import VmSetup
+
+    directory = out or Path(f"lab-{kernel}-{mmu}")
+    started = time.monotonic()
+
+    def heard(line: str) -> None:
+        if not quiet:
+            print(f"{time.monotonic() - started:6.1f} s  guest: {line}", flush=True)
+
+    try:
+        setup = VmSetup(mmu, vcpus, blocks, backing, guest)
+        jobs = [job(setup, step_list)]
+        found = find_kernel(kernel, package)
+        heard(f"boots {found.package}")
+        make_room(directory)
+        (recording,) = boot(found, jobs, directory, timeout, heard)
+    except LabError as error:
+        raise UsageError(str(error)) from None
+    outcomes = run_checks(recording)
+    for line in report(recording, outcomes, quiet):
+        print(line)
+    if not all(outcome.good for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def make_room(directory: Path) -> None:
+    """Empty a directory that an earlier run left; UsageError if it is anything else."""
+    if directory.is_dir() and (directory / "console.txt").exists():
+        shutil.rmtree(directory)
+    elif directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise UsageError(f"{directory}: is there, and not from an earlier run; expected -o NEW")
+
+
+def report(recording: Recording, outcomes: list[Outcome], quiet: bool = False) -> list[str]:
+    """A line for each check, and details of those that are not good."""
+    lines = [] if quiet else [f"trace: {recording.trace}"]
+    for outcome in outcomes:
+        if not (quiet and outcome.good):
+            lines.append(f"{outcome.check}: {'good' if outcome.good else 'BAD'}: {outcome.summary}")
+        if not outcome.good:
+            lines += [f"  {line}" for line in outcome.details[:20]]
+            if len(outcome.details) > 20:
+                lines.append(f"  and {len(outcome.details) - 20} more")
+    return lines

@@ -1,0 +1,255 @@
+"""The lab: step lists, the guest's file system, and a real run of each kernel."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tdpmmu.cli.errors import UsageError
+from tdpmmu.cli.lab import make_room
+from tdpmmu.cli.main import app
+from tdpmmu.lab import kernels
+from tdpmmu.lab.boot import Recording, boot
+from tdpmmu.lab.checks import CHECKS, Outcome, run_checks, statistics
+from tdpmmu.lab.cpio import CpioWriter
+from tdpmmu.lab.errors import LabError, need
+from tdpmmu.lab.initramfs import job
+from tdpmmu.lab.kernels import Kernel, find_kernel
+from tdpmmu.lab.modules import decompress, depends
+from tdpmmu.lab.steps import KINDS, describe, driver_program, parse
+from tdpmmu.lab.vm import VmSetup
+
+TWO = VmSetup(vcpus=2, blocks=8)
+
+
+def program(text: str, setup: VmSetup = TWO) -> list[str]:
+    return driver_program(parse(text, setup)).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("step", "line"),
+    [
+        ("w", "w access w 0x1 0x200 0x200 8 0"),
+        ("x:3", "x:3 access x 0x1 0x600 0x200 1 0"),
+        ("r@1:1-8/3&", "r@1:1-8/3& access r 0x2 0x200 0x600 3 1"),
+        ("w@*:2.1-2.511/10", "w@*:2.1-2.511/10 access w 0x3 0x401 0xa 52 0"),
+        ("mmio", "mmio access w 0x1 0xc0000 1 1 0"),
+        ("host-w:8", "host-w:8 host w 0x1000 0x200 1"),
+        ("dontneed:3-4", "dontneed:3-4 madvise 4 0x600 1024"),
+        ("ro:3.7", "ro:3.7 mprotect 1 0x607 1"),
+        ("rw", "rw mprotect 3 0x200 4096"),
+        ("slot-", "slot- slot -1"),
+        ("dlog+", "dlog+ slot 1"),
+        ("manual:3", "manual:3 manual 3"),
+        ("sleep:600", "sleep:600 sleep 600"),
+        ("param:nx_huge_pages=off", "param:nx_huge_pages=off param nx_huge_pages off"),
+    ],
+)
+def test_steps_in_the_drivers_words(step: str, line: str) -> None:
+    assert program(step) == [line]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "no steps"),
+        ("w zzz", "step zzz: no such step; see tdpmmu lab steps"),
+        ("dlog", "did you mean dlog- or dlog+?"),
+        ("w:0", "step w:0: block 0: data blocks are 1 to 8"),
+        ("w:1-9", "block 9: data blocks are 1 to 8"),
+        ("w:5-4", "the range is empty"),
+        ("w:1-4/0", "the range is empty"),
+        ("w:1.512", "page 512: a block has pages 0 to 511"),
+        ("w:1.0-2", "expected both ends in blocks, or both in pages"),
+        ("w:x", "expected a range like 3"),
+        ("w@2", "there are 2 vCPUs, from 0 on"),
+        ("sleep@1:5", "@ and & are for accesses of the guest; expected sleep:MS"),
+        ("getlog:3", "expected getlog"),
+        ("sleep", "expected sleep:MS"),
+        ("manual:2", "expected manual:N, one of 0, 1, 3"),
+        ("param:tdp_mmu=1", "expected param:NAME=VALUE with one of nx_huge_pages"),
+    ],
+)
+def test_steps_that_make_no_sense(text: str, complaint: str) -> None:
+    with pytest.raises(LabError) as error:
+        parse(text, TWO)
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_step_is_documented() -> None:
+    text = describe()
+    for name, kind in KINDS.items():
+        assert kind.usage.startswith(name)
+        assert f"{kind.usage} " in text
+    result = CliRunner().invoke(app, ["lab", "steps"])
+    assert result.stdout.strip() == text.strip()
+
+
+def test_setups_that_make_no_sense() -> None:
+    for arguments, complaint in (
+        ({"mmu": "ept"}, "mmu ept: expected tdp, legacy, shadow"),
+        ({"vcpus": 9}, "vcpus 9: expected 1 to 8"),
+        ({"blocks": 512}, "blocks 512: expected 1 to 511"),
+        ({"backing": "1g"}, "backing 1g: expected thp, 4k, hugetlb"),
+    ):
+        with pytest.raises(LabError, match=complaint):
+            VmSetup(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(LabError, match=r"kernel 5\.10: expected one of 6\.1, 6\.12"):
+        find_kernel("5.10")
+
+
+def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(LabError, match=r"qemu-x is not installed: apt-get install qemu"):
+        need("qemu-x", "qemu")
+    result = CliRunner().invoke(app, ["lab", "run", "-o", str(tmp_path / "out")])
+    assert isinstance(result.exception, UsageError)
+    assert "apt-get is not installed" in str(result.exception)
+
+
+def test_the_newest_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (
+        "linux-image-6.12.9+deb13-cloud-amd64\nlinux-image-6.12.117+deb12-cloud-amd64\n"
+        "linux-image-6.12.118+deb12-amd64\nlinux-image-6.12-cloud-amd64\n"
+        "linux-image-6.12.119+deb12-cloud-amd64-dbg\n"
+    )
+    monkeypatch.setattr(kernels, "_run", lambda command, cwd=None: names)
+    monkeypatch.setattr(kernels, "need", lambda tool, package: tool)
+    assert kernels.newest_package("6.12") == "linux-image-6.12.117+deb12-cloud-amd64"
+    with pytest.raises(LabError, match="apt knows no package linux-image-6"):
+        kernels.newest_package("6.1")
+
+
+def test_modules() -> None:
+    assert depends(b"\0license=GPL\0depends=kvm,irq-bypass\0x\0") == ["kvm", "irq_bypass"]
+    assert depends(b"\0depends=\0") == []
+    with pytest.raises(LabError, match="expected a module as"):
+        decompress("kvm.ko.gz", b"")
+
+
+@pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
+def test_archives_are_read_by_others(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    writer = CpioWriter(out)
+    writer.file("bin/sh", b"#!", executable=True)
+    writer.file("lab/jobs/0/program", b"w\n")
+    writer.symlink("bin/ash", "sh")
+    writer.close()
+    command = ["busybox", "cpio", "-idm"]
+    subprocess.run(command, input=out.getvalue(), cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "lab/jobs/0/program").read_bytes() == b"w\n"
+    assert os.access(tmp_path / "bin/sh", os.X_OK)
+    assert os.readlink(tmp_path / "bin/ash") == "sh"
+
+
+def test_only_what_a_run_left_is_replaced(tmp_path: Path) -> None:
+    make_room(tmp_path / "new")
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="not from an earlier run"):
+        make_room(tmp_path)
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "console.txt").touch()
+    make_room(old)
+    assert not old.exists()
+
+
+DATA = Path(__file__).parent / "data/traces/6.1-tdp1"
+
+
+def recorded(directory: Path, mmu: str = "tdp", drop: str = "") -> Recording:
+    """The recorded run as one of the lab's; ``drop``: the first line with that is left out."""
+    text = lzma.decompress((DATA / "trace.txt.xz").read_bytes()).decode()
+    lines = text.splitlines(keepends=True)[11:]  # without the header, which counts entries
+    if drop:
+        del lines[next(i for i, line in enumerate(lines) if drop in line)]
+    (directory / "trace.txt").write_text("".join(lines))
+    shutil.copy(DATA / "prog.txt", directory)
+    kernel = Kernel("6.1", "linux-image", directory, (), False)
+    return Recording(directory, kernel, job(VmSetup(mmu), "w"))
+
+
+def test_the_statistics_check(tmp_path: Path) -> None:
+    good = statistics(recorded(tmp_path))
+    assert good is not None
+    assert good.good
+    assert "84 of 84 numbers are the kernel's own" in good.summary
+    bad = statistics(recorded(tmp_path, drop="kvm_tdp_mmu_spte_changed: as id 0 gfn 200 "))
+    assert bad is not None
+    assert not bad.good
+    assert statistics(recorded(tmp_path, mmu="shadow")) is None
+
+
+def test_checks_are_a_list_of_functions(tmp_path: Path) -> None:
+    recording = recorded(tmp_path)
+
+    def silent(recording: Recording) -> None:
+        return None
+
+    def bad(recording: Recording) -> Outcome:
+        return Outcome("mine", False, str(recording.trace.exists()))
+
+    assert run_checks(recording, (silent, bad)) == [Outcome("mine", False, "True")]
+    assert CHECKS[0] is statistics
+
+
+# --- real runs ------------------------------------------------------------------------------------
+
+PACKAGES = ("qemu-system-x86", "busybox-static", "gcc", "libc6-dev")
+TOOLS = ("qemu-system-x86_64", "busybox", "gcc")
+
+
+@pytest.fixture(scope="session")
+def lab_tools() -> None:
+    """What the lab needs; on a Debian machine root gets it installed."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        pytest.skip("the lab gets its kernels with apt-get, which is not here")
+    if all(shutil.which(tool) for tool in TOOLS):
+        return
+    if os.geteuid() != 0:
+        pytest.skip(f"not installed, and only root can: {' '.join(PACKAGES)}")
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+        if subprocess.run(["apt-get", "-q", *command], check=False).returncode:
+            pytest.skip(f"apt-get {command[0]} failed")
+
+
+STEPS = (
+    "w x:1-4 w sleep:300 r@1:1-8& w dlog+ getlog w:1-8/3 x:7 stop getlog w:1.0-1.511/64 dlog- r "
+    "mmio slot- w:2 slot+ w@1 ro:3-5 r:3-5 w:4 rw w manual:3 dlog+ clearlog w:5 getlog clearlog "
+    "dlog- dontneed:2-3 r:1-4 host-w:3 x@*:2-6"
+)
+
+
+@pytest.mark.parametrize("version", kernels.KERNELS)
+@pytest.mark.usefixtures("lab_tools")
+def test_a_real_kernel(version: str, tmp_path: Path) -> None:
+    """Two vCPUs, one of them in the background; all of the checks."""
+    try:
+        kernel = find_kernel(version)
+    except LabError as error:
+        pytest.skip(str(error))
+    setup = VmSetup(vcpus=2, blocks=8)
+    (recording,) = boot(kernel, [job(setup, STEPS)], tmp_path / "out", 120)
+    for outcome in run_checks(recording):
+        assert outcome.good, outcome
+    log = recording.prog.read_text()
+    assert "vCPU 0: 1 MMIO exits" in log
+    assert "vCPU 0 stopped at page 0x800: Bad address" in log
+    assert "rounds" in log
+    text = recording.trace.read_text()
+    for event in ("zap_sp:", "zap_sp_ret:", "flush:", "zap_leafs:", "free_sp:", "kvm_page_fault:"):
+        assert event in text, event
+    assert (
+        "account_nx_huge_page" in text
+        or "account_huge_nx_page" in text
+        or ("track_possible_nx_huge_page" in text)
+    )
