@@ -264,6 +264,17 @@ class SpteFormat:
                 spte = spte & ~self.nx | self.exec
         return spte
 
+    def huge(self, small: int, offset: int, *, executable: bool) -> int:
+        """``make_huge_spte``: the huge leaf of which ``small`` maps one part.
+
+        ``offset`` is that part's distance from the start of the huge page, in 4 KiB pages; all but
+        the frame and, with the NX mitigation, execution, is taken over.
+        """
+        spte = small - (offset << PAGE_SHIFT) | PT_PAGE_SIZE_MASK
+        if not executable:
+            spte = spte & ~self.exec | self.nx
+        return spte
+
     def mmio(self, gfn: int, generation: int = 0, access: int = 7) -> int:
         """``make_mmio_spte``: "``gfn`` has no memslot", valid for one memslot generation.
 

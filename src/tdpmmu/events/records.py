@@ -297,6 +297,15 @@ class DirtyLogChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HugePageRecovered(Event):
+    """``recover_huge_pages_range`` (from 6.13) puts a huge page in the place of this table."""
+
+    page: str
+    gfn: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
 class PageMarkedDirty(Event):
     """``mark_page_dirty_in_slot``, or the CPU's page-modification log: a write is on record."""
 

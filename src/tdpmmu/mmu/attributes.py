@@ -5,7 +5,6 @@ from __future__ import annotations
 from tdpmmu.events.records import AttributesChanged
 from tdpmmu.machine.op import Add, Emit, Read, Write
 from tdpmmu.mmu.ageing import Ageing
-from tdpmmu.mmu.fault import Fault
 from tdpmmu.mmu.kvm import NO_RANGE
 
 
@@ -66,9 +65,9 @@ class Attributes(Ageing):
             await Write(kvm.mmu_notifier_range, NO_RANGE)
         await kvm.mmu_lock.write_unlock()
 
-    async def lpage_disallowed(self, fault: Fault, level: int) -> bool:
+    async def lpage_disallowed(self, as_id: int, gfn: int, level: int) -> bool:
         """``hugepage_test_mixed``: nor over gfns of different attributes."""
-        if await super().lpage_disallowed(fault, level):
+        if await super().lpage_disallowed(as_id, gfn, level):
             return True
         mixed = await Read(self.kvm.mixed_regions)
-        return fault.gfn // self.kvm.geometry.pages(2) in mixed
+        return gfn // self.kvm.geometry.pages(2) in mixed

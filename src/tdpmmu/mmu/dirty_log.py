@@ -1,11 +1,10 @@
-"""Dirty logging by write protection and by dirty bits (``mmu.c``, ``kvm_main.c``, v6.12)."""
+"""The dirty bitmap, and the ioctls that switch it on, take and clear it (``kvm_main.c``, v6.12)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from tdpmmu.arch.hardware import VcpuCells
-from tdpmmu.arch.table import ReadHeader, TablePage
 from tdpmmu.events.records import (
     DirtyLogChanged,
     DirtyLogReturned,
@@ -13,15 +12,15 @@ from tdpmmu.events.records import (
     EmulatedWrite,
     PageMarkedDirty,
 )
-from tdpmmu.machine.op import BOTH, NEITHER, Emit, Op, Read, Step, Xchg
+from tdpmmu.machine.op import BOTH, NEITHER, Emit, Op, Read, Step
 from tdpmmu.machine.state import Cell
+from tdpmmu.mmu.collapse import Collapse
 from tdpmmu.mmu.fault import Fault
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.tdp_iter import TdpIter
-from tdpmmu.mmu.write_track import WriteTrack
 
-PML = "pml"
-"""The CPU logs what it makes dirty (VMX page-modification logging)."""
+MANUAL_PROTECT, INITIALLY_SET = "manual-protect", "initially-set"
+"""``KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2``, and with ``KVM_DIRTY_LOG_INITIALLY_SET``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,48 @@ class SetDirtyBit(Op):
 
     def describe(self) -> str:
         return f"mark_page_dirty_in_slot(gfn {self.gfn:#x})"
+
+
+@dataclass(frozen=True, slots=True)
+class TakeDirtyBits(Op):
+    """``xchg``, or ``fetch_andnot``, of one word of a slot's bitmap: the gfns that were set."""
+
+    cell: Cell
+    as_id: int
+    gfns: tuple[int, ...]
+
+    def apply(self, step: Step, alternative: int) -> tuple[int, ...]:
+        taken = tuple(gfn for gfn in self.gfns if gfn in step[self.cell])
+        if taken:
+            step[self.cell] = step[self.cell] - set(taken)
+            step.emit(DirtyLogTaken(self.as_id, taken))
+        return taken
+
+    def describe(self) -> str:
+        return f"take gfns {self.gfns[0]:#x}-{self.gfns[-1]:#x} out of the dirty bitmap"
+
+
+@dataclass(frozen=True, slots=True)
+class NewDirtyBitmap(Op):
+    """A fresh bitmap for a slot that nobody logs yet."""
+
+    cell: Cell
+    slot: Memslot
+    full: bool
+
+    def apply(self, step: Step, alternative: int) -> None:
+        slot = self.slot
+        gfns = range(slot.base_gfn, slot.base_gfn + slot.npages)
+        bitmap = step[self.cell] - set(gfns)
+        if self.full:
+            bitmap = bitmap | set(gfns)
+            for gfn in gfns:
+                step.emit(PageMarkedDirty(slot.as_id, gfn))
+        if bitmap != step[self.cell]:
+            step[self.cell] = bitmap
+
+    def describe(self) -> str:
+        return f"kvm_alloc_dirty_bitmap(gfn {self.slot.base_gfn:#x})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +100,7 @@ class TakePml(Op):
         return "vmx_flush_pml_buffer()"
 
 
-class DirtyLog(WriteTrack):
+class DirtyLog(Collapse):
     """A write to a slot that is logged leaves a trace before userspace can miss it."""
 
     async def mark_page_dirty_in_slot(self, slot: Memslot | None, gfn: int) -> None:
@@ -91,51 +132,59 @@ class DirtyLog(WriteTrack):
         slots = await Read(self.kvm.memslots[as_id])
         await self.mark_page_dirty_in_slot(slots.find(gfn), gfn)
 
-    # --- taking write access, or dirty bits, away -----------------------------------------------
+    # --- what switches logging on and off, and arms it again -----------------------------------
 
-    async def need_write_protect(self, root: TablePage) -> bool:
-        """``tdp_mmu_need_write_protect``: no log by the CPU, or none while it runs L2."""
-        if PML not in self.kvm.config.options:
-            return True
-        header = await ReadHeader(root)
-        return bool(header.guest_mode)
+    def initially_set(self) -> bool:
+        """``kvm_dirty_log_manual_protect_and_init_set``: all pages begin as dirty."""
+        return INITIALLY_SET in self.kvm.config.options
 
-    async def log_bits(self, root: TablePage) -> int:
-        """The bits whose absence makes the next write leave a trace."""
-        wrprot = await self.need_write_protect(root)
-        return self.kvm.format.writable if wrprot else self.kvm.format.dirty
+    def manual_protect(self) -> bool:
+        """``kvm->manual_dirty_log_protect``: only ``KVM_CLEAR_DIRTY_LOG`` arms a page again."""
+        return self.initially_set() or MANUAL_PROTECT in self.kvm.config.options
 
-    async def clear_gfns(self, start: int, end: int, gfns: tuple[int, ...] | None) -> None:
-        """Clear those bits in the leaves of a range, or of some gfns in it, in every valid root."""
-        for root in await Read(self.kvm.tdp_mmu_roots):
-            if await Read(root.invalid):
-                continue
-            bits = await self.log_bits(root)
-            await self.clear_bits_in(root, start, end, gfns, bits)
+    async def logging_starts(self, slot: Memslot, pool: int) -> None:
+        """``kvm_mmu_slot_apply_flags``, on; the flush comes last, outside of the lock."""
+        if self.initially_set():
+            return
+        if self.splits_eagerly():
+            await self.slot_split_huge_pages(slot, pool)
+        if self.logs_by_cpu():
+            await self.leaf_clear_dirty(slot)
+            await self.remove_write_access(slot, 2)
+        else:
+            await self.remove_write_access(slot, 1)
+        await self.flush_remote_tlbs()
 
-    async def clear_bits_in(
-        self, root: TablePage, start: int, end: int, gfns: tuple[int, ...] | None, bits: int
-    ) -> None:
-        """``wrprot_gfn_range`` / ``clear_dirty_gfn_range`` / ``clear_dirty_pt_masked``."""
-        kvm = self.kvm
-        spte = kvm.format
-        await kvm.rcu.read_lock()
-        it = TdpIter(kvm, root, start, end)
-        while await it.next_pte():
-            if not spte.is_shadow_present(it.old_spte) or not spte.is_last(it.old_spte, it.level):
-                continue
-            if gfns is not None and it.gfn not in gfns:
-                continue
-            # A huge page is write-protected whatever the mode: it has to be split first.
-            mask = spte.writable if it.level > 1 else bits
-            if it.old_spte & mask:
-                await self.clear_spte_bits(it, mask)
-        await kvm.rcu.read_unlock()
+    async def logging_ends(self, slot: Memslot) -> None:
+        """``kvm_mmu_slot_apply_flags``, off."""
+        await self.zap_collapsible_sptes(slot)
+
+    async def arm_gfns(self, slot: Memslot, gfns: tuple[int, ...], pool: int) -> None:
+        """``kvm_arch_mmu_enable_log_dirty_pt_masked``: gfns of one word; callers flush."""
+        if self.initially_set():
+            await self.protect_huge_pages(slot, gfns[0], gfns[-1], pool)
+        await self.clear_dirty_masked(slot, gfns)
+
+    async def protect_huge_pages(self, slot: Memslot, first: int, last: int, pool: int) -> None:
+        """Nothing was protected as logging began: huge pages are split, or protected now."""
+        if self.splits_eagerly():
+            await self.split_huge_pages(slot, first, last + 1, pool)
+        await self.slot_gfn_write_protect(slot.as_id, first, 2)
+        if self.crosses_huge_pages(first, last):
+            await self.slot_gfn_write_protect(slot.as_id, last, 2)
+
+    def crosses_huge_pages(self, first: int, last: int) -> bool:
+        """``ALIGN(start << PAGE_SHIFT, PMD_SIZE) != ALIGN(end << PAGE_SHIFT, PMD_SIZE)``.
+
+        ``ALIGN`` rounds up, so the first gfn of a huge page counts as one of the page before it.
+        """
+        pages = self.kvm.geometry.pages(2)
+        return (first + pages - 1) // pages != (last + pages - 1) // pages
 
     # --- userspace ------------------------------------------------------------------------------
 
-    async def set_dirty_logging(self, as_id: int, gfn: int, on: bool) -> None:
-        """``KVM_SET_USER_MEMORY_REGION`` with other flags; ``kvm_mmu_slot_apply_flags``."""
+    async def set_dirty_logging(self, as_id: int, gfn: int, on: bool, pool: int) -> None:
+        """``KVM_SET_USER_MEMORY_REGION`` with other flags."""
         kvm = self.kvm
         await kvm.slots_lock.lock()
         old = await Read(kvm.memslots[as_id])
@@ -143,73 +192,69 @@ class DirtyLog(WriteTrack):
         if slot is not None and slot.log != on:
             changed = replace(slot, log=on)
             slots = tuple(changed if s == slot else s for s in old.slots)
-            if not on:
+            if on:
+                await self.alloc_dirty_bitmap(changed)
+            else:
                 await Emit(DirtyLogChanged(as_id, slot.base_gfn, slot.npages, False))
             await self.swap_active_memslots(as_id, slots)
             if on:
-                await self.start_logging(changed)
+                await self.logging_starts(changed, pool)
                 await Emit(DirtyLogChanged(as_id, slot.base_gfn, slot.npages, True))
             else:
-                await self.zap_collapsible_sptes(changed)
+                await self.logging_ends(changed)
         await kvm.slots_lock.unlock()
 
-    async def start_logging(self, slot: Memslot) -> None:
-        """``kvm_mmu_slot_remove_write_access`` / ``..._leaf_clear_dirty``; the flush comes last."""
-        kvm = self.kvm
-        await kvm.mmu_lock.write_lock()
-        await self.clear_gfns(slot.base_gfn, slot.base_gfn + slot.npages, None)
-        await kvm.mmu_lock.write_unlock()
-        await self.flush_remote_tlbs()
+    async def alloc_dirty_bitmap(self, slot: Memslot) -> None:
+        """``kvm_alloc_dirty_bitmap``: all clear, or all set."""
+        await NewDirtyBitmap(self.kvm.dirty_bitmap[slot.as_id], slot, self.initially_set())
 
-    async def get_dirty_log(self, as_id: int, gfn: int) -> None:
-        """``kvm_get_dirty_log_protect``: take the bitmap, re-arm what it says, flush, return."""
+    def words(self, slot: Memslot, gfns: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Gfns of a slot by word of its bitmap: 64, but never more than a huge page has."""
+        bits = min(64, self.kvm.geometry.pages(2))
+        words = (
+            tuple(gfn for gfn in gfns if base <= gfn < base + bits and slot.covers(gfn))
+            for base in range(slot.base_gfn, slot.base_gfn + slot.npages, bits)
+        )
+        return tuple(word for word in words if word)
+
+    async def get_dirty_log(self, as_id: int, gfn: int, pool: int) -> None:
+        """``kvm_get_dirty_log_protect``: take the bitmap, re-arm what it says, flush, return.
+
+        With manual protect the bitmap is only looked at.
+        """
         kvm = self.kvm
         await kvm.slots_lock.lock()
         slots = await Read(kvm.memslots[as_id])
         slot = slots.find(gfn)
-        if slot is not None:
-            await kvm.mmu_lock.write_lock()
-            bitmap = await Xchg(kvm.dirty_bitmap[as_id], frozenset())
-            taken = tuple(sorted(bitmap))
-            await Emit(DirtyLogTaken(as_id, taken))
-            if taken:
-                await self.clear_gfns(slot.base_gfn, slot.base_gfn + slot.npages, taken)
-            await kvm.mmu_lock.write_unlock()
-            if taken:
-                await self.flush_remote_tlbs()
-            await Emit(DirtyLogReturned(as_id))
+        if slot is not None and slot.log:
+            if self.manual_protect():
+                await Read(kvm.dirty_bitmap[as_id])
+            else:
+                every = tuple(range(slot.base_gfn, slot.base_gfn + slot.npages))
+                await self.take_and_arm(slot, every, pool)
         await kvm.slots_lock.unlock()
 
-    async def zap_collapsible_sptes(self, slot: Memslot) -> None:
-        """``kvm_mmu_zap_collapsible_sptes``: tables where huge pages are possible again."""
+    async def clear_dirty_log(self, as_id: int, gfns: tuple[int, ...], pool: int) -> None:
+        """``kvm_clear_dirty_log_protect``: what userspace names and is set, is cleared."""
         kvm = self.kvm
-        await kvm.mmu_lock.read_lock()
-        for root in await Read(kvm.tdp_mmu_roots):
-            if not await Read(root.invalid):
-                await self.zap_collapsible_spte_range(root, slot)
-        await kvm.mmu_lock.read_unlock()
+        await kvm.slots_lock.lock()
+        slots = await Read(kvm.memslots[as_id])
+        slot = slots.find(gfns[0])
+        if slot is not None and slot.log:
+            await self.take_and_arm(slot, gfns, pool)
+        await kvm.slots_lock.unlock()
 
-    async def zap_collapsible_spte_range(self, root: TablePage, slot: Memslot) -> None:
-        """``zap_collapsible_spte_range``: under the read lock, freeze, flush, clear."""
+    async def take_and_arm(self, slot: Memslot, gfns: tuple[int, ...], pool: int) -> None:
+        """Word by word: clear bits, and arm what they stood for.  The flush comes last."""
         kvm = self.kvm
-        spte = kvm.format
-        end = slot.base_gfn + slot.npages
-        await kvm.rcu.read_lock()
-        it = TdpIter(kvm, root, slot.base_gfn, end, min_level=2)
-        while await it.next_pte():
-            while True:
-                if await self.iter_cond_resched(it, False, True):
-                    break
-                if not spte.is_shadow_present(it.old_spte) or spte.is_last(it.old_spte, it.level):
-                    break
-                if it.level > kvm.config.huge_level or not self.inside(slot, it):
-                    break
-                if await self.zap_spte_atomic(it):
-                    break
-                it.old_spte = await self.reread(it)
-        await kvm.rcu.read_unlock()
-
-    def inside(self, slot: Memslot, it: TdpIter) -> bool:
-        """Whether a huge page at ``it`` would lie in the slot."""
-        last = it.gfn + self.kvm.geometry.pages(it.level) - 1
-        return slot.covers(it.gfn) and slot.covers(last)
+        flush = False
+        await kvm.mmu_lock.write_lock()
+        for word in self.words(slot, gfns):
+            taken = await TakeDirtyBits(kvm.dirty_bitmap[slot.as_id], slot.as_id, word)
+            if taken:
+                flush = True
+                await self.arm_gfns(slot, taken, pool)
+        await kvm.mmu_lock.write_unlock()
+        if flush:
+            await self.flush_remote_tlbs()
+        await Emit(DirtyLogReturned(slot.as_id))

@@ -12,7 +12,7 @@ from tdpmmu.kernel.locks import Sleep
 from tdpmmu.machine.op import LEFT, NEITHER, Emit, Op, Read, Step
 from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fault import RET_PF_EMULATE, RET_PF_RETRY, Fault
-from tdpmmu.mmu.kvm import Kvm
+from tdpmmu.mmu.kvm import Kvm, Memslot
 from tdpmmu.mmu.tdp_map import TdpMap
 
 
@@ -40,25 +40,29 @@ class PageFault(TdpMap):
     async def hugepage_adjust(self, fault: Fault) -> None:
         """``kvm_mmu_hugepage_adjust``: the level that is allowed, 4K for a fetch under NX."""
         fault.huge_page_disallowed = fault.execute and self.kvm.config.nx_huge_pages
-        level = min(fault.max_level, self.host_mapping_level(fault))
-        while level > 1 and await self.lpage_disallowed(fault, level):
-            level -= 1
+        level = 1
+        if fault.slot is not None and not fault.slot.log:
+            level = await self.max_mapping_level(fault.slot, fault.gfn, fault.max_level)
         fault.req_level = level
         fault.goal_level = 1 if fault.huge_page_disallowed else level
 
-    async def lpage_disallowed(self, fault: Fault, level: int) -> bool:
+    async def max_mapping_level(self, slot: Memslot, gfn: int, max_level: int) -> int:
+        """``kvm_mmu_max_mapping_level``: what the host, the slot and what lies in it allow."""
+        level = min(max_level, self.host_mapping_level(slot, gfn))
+        while level > 1 and await self.lpage_disallowed(slot.as_id, gfn, level):
+            level -= 1
+        return level
+
+    async def lpage_disallowed(self, as_id: int, gfn: int, level: int) -> bool:
         """``lpage_info->disallow_lpage``: what lies in the huge page forbids it."""
         return False
 
-    def host_mapping_level(self, fault: Fault) -> int:
-        """``host_pfn_mapping_level``: what slot and host allow; 4K for a slot that is logged."""
-        slot = fault.slot
-        if slot is None or slot.log:
-            return 1
+    def host_mapping_level(self, slot: Memslot, gfn: int) -> int:
+        """``host_pfn_mapping_level``, and the ends and the alignment of the slot."""
         level = self.kvm.config.huge_level
         while level > 1:
             pages = self.kvm.geometry.pages(level)
-            start = self.kvm.geometry.round(fault.gfn, level)
+            start = self.kvm.geometry.round(gfn, level)
             inside = slot.covers(start) and slot.covers(start + pages - 1)
             if inside and (slot.hva - slot.base_gfn) % pages == 0:
                 break

@@ -68,11 +68,11 @@ class Rmap(NxAccounting):
         await WriteSpte(sp.entries[index], spte)
         await self.rmap_add(sp.entries[index], gfn, 7)
 
-    async def rmap_sptes(self, gfn: int) -> tuple[Cell, ...]:
-        """The leaves of every size that map a gfn (``gfn_to_rmap`` at each level)."""
+    async def rmap_sptes(self, gfn: int, first: int = 1, last: int = 0) -> tuple[Cell, ...]:
+        """The leaves of levels ``first`` to ``last`` (0: all) that map a gfn (``gfn_to_rmap``)."""
         geometry = self.kvm.geometry
         found: list[Cell] = []
-        for level in range(1, self.kvm.config.huge_level + 1):
+        for level in range(first, (last or self.kvm.config.huge_level) + 1):
             for sptep in await Read(self.kvm.rmap[geometry.round(gfn, level)]):
                 header = await ReadHeader(sptep.page)
                 # A page that was freed has no header: reading the entry is what tells.
@@ -91,14 +91,16 @@ class Rmap(NxAccounting):
                 flush = True
         return flush
 
-    async def rmap_write_protect(self, gfn: int, pt_protect: bool) -> bool:
-        """``rmap_write_protect``: true: a flush is owed.
+    async def rmap_write_protect(
+        self, gfn: int, pt_protect: bool, first: int = 1, last: int = 0
+    ) -> bool:
+        """``rmap_write_protect`` of levels ``first`` to ``last``: true: a flush is owed.
 
         ``pt_protect``: for a page table, MMU-writable goes, too; else for dirty logging.
         """
         spte = self.kvm.format
         flush = False
-        for sptep in await self.rmap_sptes(gfn):
+        for sptep in await self.rmap_sptes(gfn, first, last):
             old = await ReadSpte(sptep)
             either = spte.is_mmu_writable(old) and pt_protect
             if not spte.is_writable(old) and not either:

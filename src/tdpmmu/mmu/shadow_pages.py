@@ -106,12 +106,6 @@ class ShadowPages(NxWorker):
             await self.flush_remote_tlbs_with_address(gfn, 1)
         await Emit(GfnTracked(role.as_id, gfn, sp.name))
 
-    async def slot_gfn_write_protect(self, as_id: int, gfn: int) -> bool:
-        """``kvm_mmu_slot_gfn_write_protect``: in both MMUs; true: a flush is owed."""
-        changed = await self.rmap_write_protect(gfn, True)
-        in_tdp = await self.write_protect_gfn(as_id, gfn)
-        return changed or in_tdp
-
     # --- linking --------------------------------------------------------------------------------
 
     async def child_role(self, sptep: Cell, direct: bool, access: int) -> Role:

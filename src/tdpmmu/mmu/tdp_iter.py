@@ -14,11 +14,13 @@ class TdpIter:
 
     ``while await iter.next_pte():`` is ``for_each_tdp_pte``, ``continue`` included.
     ``next_last_level_gfn`` is where the walk heads, ``yielded_gfn`` where it headed when it last
-    yielded: the two together are the forward-progress rule.
+    yielded: the two together are the forward-progress rule.  ``root`` may be any table, of
+    ``root_level``.
     """
 
     position_fields: ClassVar[tuple[str, ...]] = (
         "root",
+        "root_level",
         "min_level",
         "end",
         "next_last_level_gfn",
@@ -36,15 +38,23 @@ class TdpIter:
     __slots__ = position_fields
 
     def __init__(
-        self, kvm: Kvm, root: TablePage, start: int, end: int, *, min_level: int = 1
+        self,
+        kvm: Kvm,
+        root: TablePage,
+        start: int,
+        end: int,
+        *,
+        min_level: int = 1,
+        root_level: int = 0,
     ) -> None:
         self.kvm = kvm
         self.root = root
+        self.root_level = root_level or kvm.geometry.levels
         self.min_level = min_level
         self.end = end
         self.next_last_level_gfn = start
         self.yielded_gfn = start
-        self.level = kvm.geometry.levels
+        self.level = self.root_level
         self.pt_path: list[TablePage | None] = [None] * self.level
         self.gfn = 0
         self.sptep: Cell = root.entries[0]
@@ -66,7 +76,7 @@ class TdpIter:
         """``tdp_iter_start``: back to the root, heading for ``next_last_level_gfn``."""
         geometry = self.kvm.geometry
         self.yielded_gfn = self.next_last_level_gfn
-        self.level = geometry.levels
+        self.level = self.root_level
         self.pt_path = [None] * self.level
         self.pt_path[self.level - 1] = self.root
         self.gfn = geometry.round(self.next_last_level_gfn, self.level)
@@ -129,7 +139,7 @@ class TdpIter:
 
     async def try_step_up(self) -> bool:
         """To the parent table, whose current entry has been visited already."""
-        if self.level == self.kvm.geometry.levels:
+        if self.level == self.root_level:
             return False
         self.pt_path[self.level - 1] = None
         self.level += 1

@@ -24,20 +24,20 @@ class WriteTrack(MemslotUpdates):
             return False
         return await self.gfn_is_write_tracked(fault.as_id, fault.gfn)
 
-    async def lpage_disallowed(self, fault: Fault, level: int) -> bool:
+    async def lpage_disallowed(self, as_id: int, gfn: int, level: int) -> bool:
         """``kvm_mmu_gfn_disallow_lpage``: no huge page over tracked gfns or shadowed tables."""
         kvm = self.kvm
         pages = kvm.geometry.pages(level)
-        first = kvm.geometry.round(fault.gfn, level)
-        tracked = await Read(kvm.write_tracked[fault.as_id])
-        if any(first <= gfn < first + pages for gfn in tracked):
+        first = kvm.geometry.round(gfn, level)
+        tracked = await Read(kvm.write_tracked[as_id])
+        if any(first <= table < first + pages for table in tracked):
             return True
         if kvm.config.shadow_pages:
-            for gfn in range(first, first + pages):
-                for sp in await Read(kvm.mmu_page_hash[gfn]):
+            for table in range(first, first + pages):
+                for sp in await Read(kvm.mmu_page_hash[table]):
                     if await self.shadows_gptes(sp):
                         return True
-        return await super().lpage_disallowed(fault, level)
+        return await super().lpage_disallowed(as_id, gfn, level)
 
     async def make_spte(self, fault: Fault, it: TdpIter) -> int:
         """If ``mmu_try_to_unsync_pages`` says no: neither writable nor MMU-writable."""
@@ -95,21 +95,27 @@ class WriteTrack(MemslotUpdates):
         await Emit(GfnTracked(as_id, gfn))
         await kvm.mmu_lock.write_unlock()
 
-    async def write_protect_gfn(self, as_id: int, gfn: int) -> bool:
+    async def slot_gfn_write_protect(self, as_id: int, gfn: int, min_level: int = 1) -> bool:
+        """``kvm_mmu_slot_gfn_write_protect``: in both MMUs; true: a flush is owed."""
+        changed = await self.rmap_write_protect(gfn, True, min_level)
+        in_tdp = await self.write_protect_gfn(as_id, gfn, min_level)
+        return changed or in_tdp
+
+    async def write_protect_gfn(self, as_id: int, gfn: int, min_level: int = 1) -> bool:
         """``kvm_tdp_mmu_write_protect_gfn``: true: a flush is owed."""
         changed = False
         for root in await Read(self.kvm.tdp_mmu_roots):
-            if await self.write_protect_gfn_in(root, gfn):
+            if await self.write_protect_gfn_in(root, gfn, min_level):
                 changed = True
         return changed
 
-    async def write_protect_gfn_in(self, root: TablePage, gfn: int) -> bool:
+    async def write_protect_gfn_in(self, root: TablePage, gfn: int, min_level: int = 1) -> bool:
         """``write_protect_gfn``: both write bits of the leaf that maps a gfn."""
         kvm = self.kvm
         spte = kvm.format
         changed = False
         await kvm.rcu.read_lock()
-        it = TdpIter(kvm, root, gfn, gfn + 1)
+        it = TdpIter(kvm, root, gfn, gfn + 1, min_level=min_level)
         while await it.next_pte():
             if not spte.is_shadow_present(it.old_spte) or not spte.is_last(it.old_spte, it.level):
                 continue

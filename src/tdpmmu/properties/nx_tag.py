@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from tdpmmu.events.records import (
     Event,
+    HugePageRecovered,
     NxPageAccounted,
     PageLinked,
     PageZapped,
@@ -20,7 +21,9 @@ class NxUntagged(Property):
     """No fault puts a huge page over a table that a fetch made and recovery has not let go.
 
     Otherwise the guest bounces between the two sizes.  Recovery lets a table go by taking its mark
-    away.  The ghost: the tables that a fetch made, and those that were ever on the list.
+    away; the end of dirty logging replaces tables on purpose, as it zapped them up to 6.12.
+
+    The ghost: the tables that a fetch made, and those that were ever on the list.
     """
 
     name: ClassVar[str] = "nx-untagged"
@@ -29,6 +32,7 @@ class NxUntagged(Property):
     hears: ClassVar[tuple[type[Event], ...]] = (
         PageLinked,
         NxPageAccounted,
+        HugePageRecovered,
         PageZapped,
         SpteChanged,
     )
@@ -43,7 +47,7 @@ class NxUntagged(Property):
                 step[self.cell] = (made | {event.page}, listed)
         elif isinstance(event, NxPageAccounted):
             step[self.cell] = (made, listed | {event.page})
-        elif isinstance(event, PageZapped):
+        elif isinstance(event, PageZapped | HugePageRecovered):
             gone = {event.page}
             if event.page in made or event.page in listed:
                 step[self.cell] = (made - gone, listed - gone)

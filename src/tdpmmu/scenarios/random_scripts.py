@@ -17,6 +17,9 @@ USER = (
     "get-log:0",
     "log-on:0",
     "log-off:0",
+    "clear-log:0-1",
+    "log-on:0 clear-log:0",
+    "get-log:0 clear-log:0-1",
     "track:0",
     "private:1",
     "shared:0-1",
@@ -27,6 +30,16 @@ NO_TRACK = tuple(action for action in USER if not action.startswith("track"))
 
 SLOTS = ("", "0-1 2-3 1/0-1 1/2-3", "0-1:log 2-3 1/0-1 1/2-3", "0-3 1/0-3")
 """The same host pages by the same ranges in both spaces; docs/findings.md says what else does."""
+OPTIONS = (
+    "",
+    "pml",
+    "no-slot-zap-all",
+    "manual-protect",
+    "initially-set",
+    "pml initially-set",
+    "no-eager-page-split",
+)
+"""Not ``initially-set no-eager-page-split``: docs/findings.md says what that does."""
 
 
 @st.composite
@@ -47,6 +60,6 @@ def scripts(draw: st.DrawFn) -> Script:
         setup=" ".join(setup),
         slots=draw(st.sampled_from(SLOTS)),
         flush=draw(st.sampled_from(("bare-metal", "ranged"))),
-        options=draw(st.sampled_from(("", "pml", "no-slot-zap-all"))),
+        options=draw(st.sampled_from(OPTIONS)),
         pages=10,
     )

@@ -37,10 +37,11 @@ from tdpmmu.events.records import (
 from tdpmmu.machine.op import FREE, Emit, Op, Read, Step, WaitUntil
 from tdpmmu.machine.state import State
 from tdpmmu.machine.thread import Machine, Thread
-from tdpmmu.mmu.dirty_log import PML
 from tdpmmu.mmu.kvm import Config, Kvm
+from tdpmmu.mmu.log_protect import PML
 from tdpmmu.scenarios.actions import table
 from tdpmmu.scenarios.actions.base import Context, Run, access, parse_slot
+from tdpmmu.scenarios.actions.dirty_log import SPLITS
 from tdpmmu.scenarios.base import Built, MmuClass
 from tdpmmu.scenarios.guest_tables import parse_root, parse_tables
 from tdpmmu.scenarios.nx_recovery import ThreadEnds, WarmTlb
@@ -60,6 +61,11 @@ class Program:
     as_id: int = 0
     guest_mode: bool = False
     paging: bool = False
+
+    @property
+    def splits(self) -> bool:
+        """Whether it may split huge pages, which takes page tables."""
+        return any(text.split(":")[0] in SPLITS for text in self.steps)
 
 
 def programs(text: str) -> tuple[Program, ...]:
@@ -141,7 +147,7 @@ class _Builder:
         vcpus = [p for p in threads if p.vcpu >= 0]
         parked = [s for s in spaces if not any(p.as_id == s for p in vcpus)]
         self.parse_tables(threads)
-        sizes = [script.pages if p.vcpu >= 0 else 0 for p in threads]
+        sizes = [script.pages if p.vcpu >= 0 or p.splits else 0 for p in threads]
         state = self.set_up(threads, spaces, parked, [*sizes, script.pages * 2])
         used = sum(state[p.state.chunk][p.state.offset] != FREE for p in self.kvm.pools[-1])
         state = self.set_up(threads, spaces, parked, [*sizes, used])
@@ -248,6 +254,7 @@ class _Builder:
             slots = await Read(kvm.memslots[as_id])
             for slot in slots.slots:
                 if slot.log:
+                    await mmu.alloc_dirty_bitmap(slot)
                     await Emit(DirtyLogChanged(as_id, slot.base_gfn, slot.npages, True))
         await kvm.srcu.read_lock()
         for text in self.script.setup.split():

@@ -21,7 +21,14 @@ class Linux_5_13(Linux_5_12):
         "b7cccd397f31 a memslot update invalidates the TDP MMU's roots",
         "4c6654bd160d and zaps them under mmu_lock for read before it returns",
         "a root's last reference may be put under mmu_lock for read",
+        "24ae4cfaaaa2 dirty logging is switched on and off under mmu_lock for read",
     )
+
+    async def lock_slot_walk(self) -> None:
+        await self.kvm.mmu_lock.read_lock()
+
+    async def unlock_slot_walk(self) -> None:
+        await self.kvm.mmu_lock.read_unlock()
 
     async def try_get_root(self, root: TablePage) -> bool:
         """``kvm_tdp_mmu_get_root``: ``refcount_inc_not_zero``."""

@@ -25,13 +25,14 @@ from tdpmmu.events.records import (
     Warned,
     Yielded,
 )
-from tdpmmu.machine.op import Add, Emit, ListDel, Read, Write
+from tdpmmu.machine.op import Add, Choose, Emit, ListDel, Read, Write
 from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, Fault
 from tdpmmu.mmu.flush import Flush
 from tdpmmu.mmu.kvm import NO_RANGE
 from tdpmmu.mmu.lifetime import CountLeaks
 from tdpmmu.mmu.memslots import WaitForInvalidations
+from tdpmmu.mmu.page_split import NO_EAGER_PAGE_SPLIT
 from tdpmmu.mmu.shadow import InvalidList
 from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.versions.linux_5_13 import Linux_5_13
@@ -49,6 +50,7 @@ class Linux_6_1(Linux_5_13):
         "a955cad84cda a fault whose root was invalidated is retried (5.16)",
         "bb95dfb9e2df removed tables leave their flush to the caller (5.18)",
         "bd29677952fa a yield flushes before it leaves RCU (5.18)",
+        "a3fe5dbda0a4 huge pages are split as dirty logging begins (5.18)",
         "c10743a1824b recovery zaps its own page only (5.18)",
         "edbdb43fc96b the TDP MMU keeps a reference to each valid root (6.4, in 6.1.192)",
     )
@@ -80,6 +82,16 @@ class Linux_6_1(Linux_5_13):
             ),
         )
         return page
+
+    def splits_eagerly(self) -> bool:
+        """The module parameter ``eager_page_split``."""
+        return NO_EAGER_PAGE_SPLIT not in self.kvm.config.options
+
+    async def alloc_page_for_split(self, it: TdpIter, pool: int, shared: bool) -> TablePage:
+        """``tdp_mmu_alloc_sp_for_split``: first without sleeping, so under the lock."""
+        if await Choose("GFP_NOWAIT is enough", (True, False)):
+            return await self.take_page_for_split(it, pool)
+        return await super().alloc_page_for_split(it, pool, shared)
 
     async def handle_changed_spte(
         self, sptep: Cell, old: int, new: int, level: int, shared: bool

@@ -17,6 +17,7 @@ from tdpmmu.events.records import NxPageAccounted, NxPageUnaccounted, PageLinked
 from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read, Write
 from tdpmmu.mmu.fault import RET_PF_RETRY, Fault
 from tdpmmu.mmu.kvm import Memslot
+from tdpmmu.mmu.page_split import PageSplit
 from tdpmmu.mmu.shadow import InvalidList
 from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.versions.linux_6_1 import Linux_6_1
@@ -40,6 +41,7 @@ class Linux_6_12(Linux_6_1):
         "817fa998362d the slot is looked up in the page's address space (6.4)",
         "0df9dab891ff invalidated roots are zapped by who invalidates them (6.6)",
         "aca48556c592 a zapped SPTE is processed after its flush (6.10)",
+        "cf3ff0ee24d6 tables for eager splitting are allocated outside of mmu_lock (6.11)",
         "roots are zapped 4K, 2M, 1G, root (6.12)",
     )
     lockless_nx_flag: ClassVar[bool] = True
@@ -60,6 +62,13 @@ class Linux_6_12(Linux_6_1):
         await Write(sp.nx_huge_page_disallowed, False)
         await self.untrack_possible_nx_huge_page(sp)
         await self.kvm.tdp_mmu_pages_lock.unlock()
+
+    async def list_split_page(self, sp: TablePage, shared: bool) -> None:
+        """There is no list of all TDP tables any more."""
+
+    async def alloc_page_for_split(self, it: TdpIter, pool: int, shared: bool) -> TablePage:
+        """cf3ff0ee24d6 (6.11): always outside of the lock."""
+        return await PageSplit.alloc_page_for_split(self, it, pool, shared)
 
     async def track_possible_nx_huge_page(self, sp: TablePage) -> None:
         """``track_possible_nx_huge_page``."""

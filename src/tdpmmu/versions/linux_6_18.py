@@ -7,6 +7,7 @@ from typing import ClassVar
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.table import Header, ReadHeader, ReadSpte, TablePage
 from tdpmmu.events.records import (
+    HugePageRecovered,
     NxPageAccounted,
     NxPageRecovered,
     NxPageUnaccounted,
@@ -14,6 +15,7 @@ from tdpmmu.events.records import (
     Yielded,
 )
 from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read, Write
+from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.shadow import InvalidList
 from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.versions.linux_6_12 import Linux_6_12
@@ -25,11 +27,60 @@ class Linux_6_18(Linux_6_12):
     version: ClassVar[str] = "6.18"
     spte_kernel: ClassVar[str] = "6.18"
     changes: ClassVar[tuple[str, ...]] = (
+        "13e2e4f62a4b huge pages take the place of tables as dirty logging ends (6.13)",
         "43fb96ae7855 the worker is made by the first vCPU that runs (6.14)",
         "6777885605e1 one list for the TDP MMU, one for the legacy MMU (6.18)",
         "3ccbf6f47098 a prefault does not wait for a slot that is going away (6.18)",
         "a57750909580 TDP pages are recovered under mmu_lock for read (6.18)",
     )
+
+    # --- dirty logging ends ---------------------------------------------------------------------
+
+    async def collapse_range(self, root: TablePage, slot: Memslot) -> None:
+        """``recover_huge_pages_range``: in place, with one flush for all."""
+        kvm = self.kvm
+        if slot.log:
+            await Emit(Warned("huge pages are recovered in a slot that is logged"))
+            return
+        flush = False
+        await kvm.rcu.read_lock()
+        it = TdpIter(kvm, root, slot.base_gfn, slot.base_gfn + slot.npages, min_level=2)
+        while await it.next_pte():
+            while True:
+                if await self.iter_cond_resched(it, flush, True):
+                    flush = False
+                    break
+                if not await self.is_collapsible(slot, it):
+                    break
+                huge = await self.make_huge_spte(it)
+                if not huge:
+                    break
+                table = kvm.page_of(it.old_spte)
+                await Emit(HugePageRecovered(table.name, it.gfn, it.level))
+                if await self.set_spte_atomic(it, huge):
+                    flush = True
+                    break
+                it.old_spte = await self.reread(it)
+        if flush:
+            await self.flush_remote_tlbs()
+        await kvm.rcu.read_unlock()
+
+    async def make_huge_spte(self, parent: TdpIter) -> int:
+        """``tdp_mmu_make_huge_spte``: as the first small page has it; 0 if there is none.
+
+        Here it does not look for contention before every entry (``-EAGAIN``): the caller's walk
+        yields at the next one.
+        """
+        kvm = self.kvm
+        child = kvm.page_of(parent.old_spte)
+        end = parent.gfn + kvm.geometry.pages(parent.level)
+        it = TdpIter(kvm, child, parent.gfn, end, root_level=parent.level - 1)
+        while await it.next_pte():
+            spte = it.old_spte
+            if kvm.format.is_shadow_present(spte) and kvm.format.is_last(spte, it.level):
+                nx = kvm.config.nx_huge_pages
+                return kvm.format.huge(spte, it.gfn - parent.gfn, executable=not nx)
+        return 0
 
     async def wake_worker(self) -> None:
         """``kvm_wake_nx_recovery_thread``: there is none before the first vCPU has run (6.14)."""

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from tdpmmu.scenarios.actions.base import Action, Context, Run, slot_of
 
+SPLITS = ("log-on", "clear-log")
+"""Actions that may split huge pages."""
+
 
 def log_on(context: Context, text: str) -> Run:
     """``log-on:[AS/]GFN``: switch dirty logging on for the memslot that has a gfn."""
     as_id, gfn = slot_of(context, text)
-    return lambda: context.mmu.set_dirty_logging(as_id, gfn, True)
+    return lambda: context.mmu.set_dirty_logging(as_id, gfn, True, context.pool)
 
 
 def log_off(context: Context, text: str) -> Run:
     """``log-off:[AS/]GFN``: and off."""
     as_id, gfn = slot_of(context, text)
-    return lambda: context.mmu.set_dirty_logging(as_id, gfn, False)
+    return lambda: context.mmu.set_dirty_logging(as_id, gfn, False, context.pool)
 
 
 def get_log(context: Context, text: str) -> Run:
     """``get-log:[AS/]GFN``: ``KVM_GET_DIRTY_LOG`` of the memslot that has a gfn."""
     as_id, gfn = slot_of(context, text)
-    return lambda: context.mmu.get_dirty_log(as_id, gfn)
+    return lambda: context.mmu.get_dirty_log(as_id, gfn, context.pool)
+
+
+def clear_log(context: Context, text: str) -> Run:
+    """``clear-log:[AS/]FIRST-LAST``: ``KVM_CLEAR_DIRTY_LOG`` of gfns of one memslot."""
+    space, slash, gfns_text = text.rpartition("/")
+    as_id, _ = slot_of(context, f"{space}{slash}{gfns_text.partition('-')[0]}")
+    gfns = context.gfns(gfns_text)
+    return lambda: context.mmu.clear_dirty_log(as_id, gfns, context.pool)
 
 
 def track(context: Context, text: str) -> Run:
@@ -58,6 +69,7 @@ ACTIONS: dict[str, Action] = {
     "log-on": log_on,
     "log-off": log_off,
     "get-log": get_log,
+    "clear-log": clear_log,
     "track": track,
     "age": age,
     "emulate": emulate,

@@ -1,12 +1,12 @@
 """Z40: L2's dirty bits are cleared although the CPU does not log what L2 makes dirty."""
 
 from tdpmmu.arch.table import TablePage
-from tdpmmu.mmu.dirty_log import PML, DirtyLog
+from tdpmmu.mmu.log_protect import PML, LogProtect
 from tdpmmu.scenarios.script import Script
 from tdpmmu.scenarios.zoo.entry import Entry
 
 
-class ClearsDirtyBitsOfL2(DirtyLog):
+class ClearsDirtyBitsOfL2(LogProtect):
     """With page-modification logging dirty bits will do for every root."""
 
     async def need_write_protect(self, root: TablePage) -> bool:
