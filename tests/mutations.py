@@ -72,15 +72,15 @@ class IgnoresInvalidation(PageFault):
 class UnmapWithoutFlush(Linux_6_18):
     """The notifier zaps and returns without the flush."""
 
-    async def unmap_range(self, start: int, end: int) -> bool:
-        await super().unmap_range(start, end)
+    async def unmap_gfn_range(self, as_id: int, start: int, end: int) -> bool:
+        await super().unmap_gfn_range(as_id, start, end)
         return False
 
 
 class UnmapsNothing(Notifier):
     """The notifier returns at once: the SPTEs stay."""
 
-    async def unmap_range(self, start: int, end: int) -> bool:
+    async def unmap_gfn_range(self, as_id: int, start: int, end: int) -> bool:
         return False
 
 

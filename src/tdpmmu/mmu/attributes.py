@@ -30,10 +30,10 @@ class Attributes(Ageing):
         """
         kvm = self.kvm
         await self.forbid_huge_pages(start, end)
+        ranges = await self.gfn_ranges(start, end)
         await kvm.mmu_lock.write_lock()
         await Add(kvm.mmu_notifier_count, 1)
-        await self.invalidate_range_add(start, end)
-        if await self.unmap_range(start, end):
+        if await self.unmap_ranges(ranges):
             await self.flush_remote_tlbs()
         await kvm.mmu_lock.write_unlock()
 

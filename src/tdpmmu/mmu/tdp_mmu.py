@@ -33,12 +33,18 @@ class TdpMmu(Roots):
         if await self.tdp_mmu_zap_gfn_range(0, self.kvm.geometry.max_gfn):
             await self.flush_remote_tlbs()
 
-    async def tdp_mmu_unmap(self, start: int, end: int) -> bool:
-        """``kvm_tdp_mmu_zap_hva_range``: for the mmu_notifier; never yields."""
+    async def page_as_id(self, root: TablePage) -> int:
+        """``kvm_mmu_page_as_id``."""
+        header = await ReadHeader(root)
+        return int(header.as_id)
+
+    async def tdp_mmu_unmap(self, as_id: int, start: int, end: int) -> bool:
+        """``kvm_tdp_mmu_unmap_gfn_range``: in the roots of a slot's address space; never yields."""
         flush = False
         root = await self.first_root()
         while root is not None:
-            zapped = await self.zap_gfn_range(root, start, end, False)
-            flush = flush or zapped
+            if await self.page_as_id(root) == as_id:
+                zapped = await self.zap_gfn_range(root, start, end, False)
+                flush = flush or zapped
             root = await self.next_root(root)
         return flush

@@ -268,9 +268,17 @@ class Linux_6_1(Linux_5_13):
         it.yielded = True
         return True
 
-    async def tdp_mmu_unmap(self, start: int, end: int) -> bool:
+    async def tdp_mmu_unmap(self, as_id: int, start: int, end: int, flush: bool = False) -> bool:
         """``kvm_tdp_mmu_unmap_gfn_range``: leaves only, and it may yield."""
-        flush = False
+        root = await self.first_root()
+        while root is not None:
+            if await self.page_as_id(root) == as_id:
+                flush = await self.zap_leafs(root, start, end, True, flush)
+            root = await self.next_root(root)
+        return flush
+
+    async def tdp_mmu_zap_leafs(self, start: int, end: int, flush: bool) -> bool:
+        """``kvm_tdp_mmu_zap_leafs``: in every root."""
         root = await self.first_root()
         while root is not None:
             flush = await self.zap_leafs(root, start, end, True, flush)
@@ -298,14 +306,10 @@ class Linux_6_1(Linux_5_13):
         await kvm.rcu.read_unlock()
         return flush
 
-    async def unmap_range(self, start: int, end: int) -> bool:
+    async def unmap_gfn_range(self, as_id: int, start: int, end: int) -> bool:
         """``kvm_unmap_gfn_range``: what the rmaps owe is handed on to the walk, which may yield."""
         flush = await self.unmap_rmap(start, end)
-        root = await self.first_root()
-        while root is not None:
-            flush = await self.zap_leafs(root, start, end, True, flush)
-            root = await self.next_root(root)
-        return flush
+        return await self.tdp_mmu_unmap(as_id, start, end, flush)
 
     async def tdp_mmu_zap_all(self) -> None:
         """``kvm_tdp_mmu_zap_all``: every root, invalid ones too; nobody runs, nobody flushes."""
@@ -319,7 +323,8 @@ class Linux_6_1(Linux_5_13):
         kvm = self.kvm
         await kvm.mmu_lock.write_lock()
         await self.zap_range_begins(start, end)
-        if await self.unmap_range(start, end):
+        flush = await self.unmap_rmap(start, end)
+        if await self.tdp_mmu_zap_leafs(start, end, flush):
             await self.flush_remote_tlbs_with_address(start, end - start)
         await self.zap_range_ends()
         await Emit(RangeZapped(start, end - start))

@@ -115,7 +115,8 @@ class Linux_6_12(Linux_6_1):
             await self.zap_all_fast()
             return
         await kvm.mmu_lock.write_lock()
-        if await self.unmap_range(slot.base_gfn, slot.base_gfn + slot.npages):
+        end = slot.base_gfn + slot.npages
+        if await self.unmap_gfn_range(slot.as_id, slot.base_gfn, end):
             await self.flush_remote_tlbs()
         await kvm.mmu_lock.write_unlock()
 

@@ -27,6 +27,7 @@ PATCHES: dict[str, type[Any]] = {
     "flush-when-yielding": patches.FlushWhenYielding,
     "no-yield-in-zap-sp": patches.NoYieldInZapSp,
     "preserve-pending-flush": patches.PreservePendingFlush,
+    "flush-each-slot": patches.FlushEachSlot,
     "no-forward-progress": patches.NoForwardProgress,
     "link-under-pages-lock": patches.LinkUnderPagesLock,
     "read-lock-freeze": read_lock.ReadLockFreeze,

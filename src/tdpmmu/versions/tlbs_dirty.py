@@ -5,6 +5,7 @@ from __future__ import annotations
 from tdpmmu.events.records import FlushDeferred
 from tdpmmu.machine.op import Add, CmpXchg, Emit, Read
 from tdpmmu.mmu.lifetime import Lifetime
+from tdpmmu.mmu.notifier import GfnRange
 
 
 class TlbsDirty(Lifetime):
@@ -21,9 +22,9 @@ class TlbsDirty(Lifetime):
         count = await Read(self.kvm.tlbs_dirty)
         return bool(count)
 
-    async def unmap_range(self, start: int, end: int) -> bool:
+    async def unmap_ranges(self, ranges: tuple[GfnRange, ...]) -> bool:
         """``kvm_mmu_notifier_invalidate_range_start`` of v5.12: also for what a sync dropped."""
-        flush = await super().unmap_range(start, end)
+        flush = await super().unmap_ranges(ranges)
         if not flush and self.kvm.guest.entries:
             flush = await self.tlbs_are_dirty()
         return flush
