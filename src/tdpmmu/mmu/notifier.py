@@ -12,7 +12,6 @@ from tdpmmu.machine.op import Add, Emit, Read, Write
 from tdpmmu.mmu.kvm import NO_RANGE
 from tdpmmu.mmu.nx_recovery import NxRecovery
 
-
 GfnRange = tuple[int, int, int]
 """``struct kvm_gfn_range``: the address space of its slot, the first gfn, and the one after it."""
 
@@ -21,7 +20,7 @@ class Notifier(NxRecovery):
     """``invalidate_range_start`` and ``_end``."""
 
     async def hva_ranges(self, start: int, end: int) -> tuple[GfnRange, ...]:
-        """``kvm_for_each_memslot_in_hva_range``: what each slot maps to host pages ``[start, end)``."""
+        """``kvm_for_each_memslot_in_hva_range``: each slot's part of ``[start, end)``, as gfns."""
         ranges: list[GfnRange] = []
         for as_id in (0, 1):
             slots = await Read(self.kvm.memslots[as_id])

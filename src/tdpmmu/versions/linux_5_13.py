@@ -21,7 +21,11 @@ class Linux_5_13(Linux_5_12):
         "b7cccd397f31 a memslot update invalidates the TDP MMU's roots",
         "4c6654bd160d and zaps them under mmu_lock for read before it returns",
         "a root's last reference may be put under mmu_lock for read",
+<<<<<<< HEAD
         "24ae4cfaaaa2 dirty logging is switched on and off under mmu_lock for read",
+=======
+        "e1eed5847b09 an invalidation's walk of the TDP MMU may yield",
+>>>>>>> 2445e4a (zoo: z65, an invalidation that yields without a reference to its root)
     )
 
     async def lock_slot_walk(self) -> None:
@@ -99,6 +103,23 @@ class Linux_5_13(Linux_5_12):
                 it.old_spte = await ReadSpte(it.sptep)
         await kvm.rcu.read_unlock()
         return flush
+
+    async def tdp_mmu_unmap(self, as_id: int, start: int, end: int, flush: bool = False) -> bool:
+        """``kvm_tdp_mmu_unmap_gfn_range``: it may yield, and holds no reference to the root."""
+        roots = await Read(self.kvm.tdp_mmu_roots)
+        while roots:
+            root = roots[0]
+            if await self.page_as_id(root) == as_id:
+                flush = await self.zap_gfn_range(root, start, end, True, flush)
+            # ``list_for_each_entry``: what a root that was unlinked says of the next one stays.
+            now = await Read(self.kvm.tdp_mmu_roots)
+            roots = now[now.index(root) + 1 :] if root in now else roots[1:]
+        return flush
+
+    async def unmap_gfn_range(self, as_id: int, start: int, end: int) -> bool:
+        """``kvm_unmap_gfn_range``: what the rmaps owe is handed on to the walk, which may yield."""
+        flush = await self.unmap_rmap(start, end)
+        return await self.tdp_mmu_unmap(as_id, start, end, flush)
 
     async def zap_all_fast(self) -> None:
         """``kvm_mmu_zap_all_fast``: invalidate, reload; then zap what was invalidated."""

@@ -48,6 +48,7 @@ class Linux_6_1(Linux_5_13):
         "52ac8b358b0c memslots wait for invalidations between start and end (5.15)",
         "f81602958c11 who syncs a shadow page flushes what it dropped (5.15)",
         "a955cad84cda a fault whose root was invalidated is retried (5.16)",
+        "7533377215b6 an invalidation's walk holds a reference to its root (5.16)",
         "bb95dfb9e2df removed tables leave their flush to the caller (5.18)",
         "bd29677952fa a yield flushes before it leaves RCU (5.18)",
         "a3fe5dbda0a4 huge pages are split as dirty logging begins (5.18)",
@@ -269,7 +270,7 @@ class Linux_6_1(Linux_5_13):
         return True
 
     async def tdp_mmu_unmap(self, as_id: int, start: int, end: int, flush: bool = False) -> bool:
-        """``kvm_tdp_mmu_unmap_gfn_range``: leaves only, and it may yield."""
+        """``kvm_tdp_mmu_unmap_gfn_range``: leaves only, with a reference to each root."""
         root = await self.first_root()
         while root is not None:
             if await self.page_as_id(root) == as_id:
@@ -305,11 +306,6 @@ class Linux_6_1(Linux_5_13):
             flush = True
         await kvm.rcu.read_unlock()
         return flush
-
-    async def unmap_gfn_range(self, as_id: int, start: int, end: int) -> bool:
-        """``kvm_unmap_gfn_range``: what the rmaps owe is handed on to the walk, which may yield."""
-        flush = await self.unmap_rmap(start, end)
-        return await self.tdp_mmu_unmap(as_id, start, end, flush)
 
     async def tdp_mmu_zap_all(self) -> None:
         """``kvm_tdp_mmu_zap_all``: every root, invalid ones too; nobody runs, nobody flushes."""
