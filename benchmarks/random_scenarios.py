@@ -18,12 +18,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import one_of
 
 from tdpmmu.arch.table import PoolExhausted
-from tdpmmu.scenarios.question import Question, Verdict, ask
+from tdpmmu.scenarios.question import Verdict, ask
 from tdpmmu.scenarios.random_findings import finding
-from tdpmmu.scenarios.random_scripts import scripts
+from tdpmmu.scenarios.random_scripts import question, scripts
 from tdpmmu.scenarios.random_shadow import shadow_scripts
 from tdpmmu.scenarios.script import Script
-from tdpmmu.versions.registry import kernel_class
 from tdpmmu.worlds.explore.engine import Budget
 
 
@@ -35,10 +34,6 @@ class Report:
     states: int = 0
     largest: int = 0
     found: list[tuple[str, str, str, str]] = field(default_factory=list)
-
-
-def question(script: Script, kernel: str) -> Question:
-    return Question(script, kernel_class(kernel), kernel)
 
 
 def campaign(kernel: str, count: int, number: int, states: int) -> Report:

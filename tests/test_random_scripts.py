@@ -7,12 +7,11 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 
 from tdpmmu.arch.table import PoolExhausted
-from tdpmmu.scenarios.question import Question, ask
+from tdpmmu.scenarios.question import ask
 from tdpmmu.scenarios.random_findings import FINDINGS, finding
-from tdpmmu.scenarios.random_scripts import scripts
+from tdpmmu.scenarios.random_scripts import question, scripts
 from tdpmmu.scenarios.random_shadow import shadow_scripts
 from tdpmmu.scenarios.script import Script
-from tdpmmu.versions.registry import kernel_class
 from tdpmmu.worlds.explore.engine import Budget
 
 FEW = settings(
@@ -26,7 +25,7 @@ FEW = settings(
 
 def holds(script: Script, kernel: str) -> None:
     try:
-        verdict = ask(Question(script, kernel_class(kernel), kernel), budget=Budget(states=5_000))
+        verdict = ask(question(script, kernel), budget=Budget(states=5_000))
     except PoolExhausted:
         return
     new = [found for found in verdict.violations if finding(script, found.prop) is None]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from tdpmmu.scenarios.question import Question
 from tdpmmu.scenarios.script import Script
+from tdpmmu.versions.registry import apply, kernel_class, patch_class
 
 ACCESSES = tuple(f"{kind}{gfn}" for kind in ("r", "w", "x", "wx") for gfn in ("0", "1", "2", "0-1"))
 HOST = ("unmap:0", "unmap:2", "recover", "zap-range:0-3", "zap-range:0-1", "age:0-3")
@@ -29,7 +31,8 @@ NO_TRACK = tuple(action for action in USER if not action.startswith("track"))
 """Write tracking looks at one address space only in all kernels so far (zoo entry z62)."""
 
 SLOTS = ("", "0-1 2-3 1/0-1 1/2-3", "0-1:log 2-3 1/0-1 1/2-3", "0-3 1/0-3")
-"""The same host pages by the same ranges in both spaces; docs/findings.md says what else does."""
+"""Slots of both address spaces, with the same host pages."""
+
 OPTIONS = (
     "",
     "pml",
@@ -40,6 +43,15 @@ OPTIONS = (
     "no-eager-page-split",
 )
 """Not ``initially-set no-eager-page-split``: docs/findings.md says what that does."""
+
+PATCHES = ("flush-each-slot",)
+"""What closes the findings that random scripts come upon again and again (docs/findings.md)."""
+
+
+def question(script: Script, kernel: str) -> Question:
+    """Whether a script holds on a kernel with those patches."""
+    patched = apply(kernel_class(kernel), *(patch_class(name) for name in PATCHES))
+    return Question(script, patched, kernel, PATCHES)
 
 
 @st.composite

@@ -21,11 +21,8 @@ class Linux_5_13(Linux_5_12):
         "b7cccd397f31 a memslot update invalidates the TDP MMU's roots",
         "4c6654bd160d and zaps them under mmu_lock for read before it returns",
         "a root's last reference may be put under mmu_lock for read",
-<<<<<<< HEAD
         "24ae4cfaaaa2 dirty logging is switched on and off under mmu_lock for read",
-=======
         "e1eed5847b09 an invalidation's walk of the TDP MMU may yield",
->>>>>>> 2445e4a (zoo: z65, an invalidation that yields without a reference to its root)
     )
 
     async def lock_slot_walk(self) -> None:
