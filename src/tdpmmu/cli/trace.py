@@ -29,7 +29,7 @@ def _trace() -> None:
 @trace_app.command()
 def stats(
     file: Annotated[
-        str, typer.Argument(help='Text of the tracefs file "trace", plain or .xz; - is stdin.')
+        str, typer.Argument(help="tracefs or perf script text, or a trace.dat; - is stdin.")
     ],
     format_name: Annotated[
         str | None, typer.Option("--format", help="npt or ept; default: found out.")
@@ -49,9 +49,10 @@ def stats(
     Exit code 1 if a number differs from the kernel's own (--prog).
     """
     from tdpmmu.trace.detect import Detector
+    from tdpmmu.trace.opening import open_trace
     from tdpmmu.trace.prog import read_prog
+    from tdpmmu.trace.records import TraceError
     from tdpmmu.trace.stats import compare, trace_stats
-    from tdpmmu.trace.text import TraceError, open_trace
 
     differences: list[Difference] | None = None
     compared = 0
@@ -85,6 +86,7 @@ def to_json(
         comparison = {"compared": compared, "differences": [asdict(one) for one in differences]}
     return {
         "file": result.name,
+        "lines_are": f"{result.unit}s",
         "format": result.format_name,
         "kernel": result.kernel_text,
         "events": result.events,
@@ -105,7 +107,8 @@ def to_text(result: TraceStats, compared: int, differences: list[Difference] | N
         f"{result.name}: {result.format_name}, kernel {result.kernel_text}{found}; "
         f"{result.events} events, {result.changes} of them SPTE changes",
         "",
-        f"{'line':>8} {'time':>14}  {'marker':<20}" + "".join(f"{name:>17}" for name in _COLUMNS),
+        f"{result.unit:>8} {'time':>14}  {'marker':<20}"
+        + "".join(f"{name:>17}" for name in _COLUMNS),
     ]
     for row in result.rows:
         numbers = [getattr(row, name) for name in _COLUMNS]
@@ -116,8 +119,8 @@ def to_text(result: TraceStats, compared: int, differences: list[Difference] | N
     if result.exact:
         lines.append("Exact: nothing was lost, and every change fits the one before it.")
     else:
-        lines.append(f"Not exact from line {result.doubts[0][0]} on:")
-        lines += [f"  line {line}: {what}" for line, what in result.doubts[:10]]
+        lines.append(f"Not exact from {result.unit} {result.doubts[0][0]} on:")
+        lines += [f"  {result.unit} {line}: {what}" for line, what in result.doubts[:10]]
         more = len(result.doubts) - 10 + result.more_doubts
         if more > 0:
             lines.append(f"  and {more} more")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from tdpmmu.trace.text import Record, TraceReader, shorten
+from tdpmmu.trace.records import Record, Trace, shorten
 
 
-@dataclass(frozen=True, slots=True)
-class SpteChange:
+class SpteChange(NamedTuple):
     """``kvm_tdp_mmu_spte_changed``: ``gfn`` is the first one that the entry maps."""
 
     as_id: int
@@ -20,8 +19,7 @@ class SpteChange:
     new: int
 
 
-@dataclass(frozen=True, slots=True)
-class PageInfo:
+class PageInfo(NamedTuple):
     """``kvm_mmu_get_page`` and ``kvm_mmu_prepare_zap_page``: a page table page."""
 
     gfn: int
@@ -30,8 +28,7 @@ class PageInfo:
     access: str
 
 
-@dataclass(frozen=True, slots=True)
-class PageFault:
+class PageFault(NamedTuple):
     """``kvm_page_fault``.
 
     ``error_code`` is the page fault error code for NPT, the exit qualification for EPT.
@@ -41,8 +38,7 @@ class PageFault:
     error_code: int
 
 
-@dataclass(frozen=True, slots=True)
-class SpteRequested:
+class SpteRequested(NamedTuple):
     """``kvm_mmu_spte_requested``: the level is the one after ``kvm_mmu_hugepage_adjust``."""
 
     gfn: int
@@ -50,8 +46,7 @@ class SpteRequested:
     level: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetSpte:
+class SetSpte(NamedTuple):
     """``kvm_mmu_set_spte``: ``reading`` is the kernel's own, like ``rw-u``."""
 
     gfn: int
@@ -61,8 +56,7 @@ class SetSpte:
     sptep: int
 
 
-@dataclass(frozen=True, slots=True)
-class FastPageFault:
+class FastPageFault(NamedTuple):
     """``fast_page_fault``: an SPTE changed, if ``fixed``, without ``mmu_lock``."""
 
     address: int
@@ -71,8 +65,7 @@ class FastPageFault:
     fixed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SplitHugePage:
+class SplitHugePage(NamedTuple):
     """``kvm_mmu_split_huge_page``: ``errno`` 0 means that the split took place."""
 
     gfn: int
@@ -81,11 +74,17 @@ class SplitHugePage:
     errno: int
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(NamedTuple):
     """Text written to ``trace_marker``."""
 
     text: str
+
+
+class FunctionCall(NamedTuple):
+    """A line of the function tracer."""
+
+    function: str
+    caller: str
 
 
 Fields = (
@@ -97,6 +96,7 @@ Fields = (
     | FastPageFault
     | SplitHugePage
     | Marker
+    | FunctionCall
 )
 
 _HEX = "([0-9a-f]{1,16})"
@@ -189,21 +189,25 @@ _NUMBER = re.compile(r"0x[0-9a-f]{1,16}|\d{1,20}")
 _ARGUMENT = re.compile(r"(?<!\w)(\w+)=(\S+)")
 
 
-def parse_fields(record: Record, reader: TraceReader) -> Fields | None:
-    """The fields of a record; None for events that mean nothing to the reader.
+def fields_of_text(event: str, text: str, trace: Trace) -> Fields | None:
+    """The fields of an event from its text; None for events that mean nothing to the reader.
 
-    TraceError, through ``reader``, if a known event does not have its fields.
+    TraceError, through ``trace``, if a known event does not have its fields.
     """
-    known = _PARSERS.get(record.event)
+    known = _PARSERS.get(event)
     if known is None:
         return None
     pattern, build, expected = known
-    match = pattern.fullmatch(record.text)
+    match = pattern.fullmatch(text)
     if match is None:
-        reader.fail(
-            f'{record.event}: expected "{expected}"; found {shorten(record.text)}', record.line
-        )
+        trace.fail(f'{event}: expected "{expected}"; found {shorten(text)}')
     return build(match)
+
+
+def parse_fields(record: Record, reader: Trace) -> Fields | None:
+    """The fields of a record; None for function lines, and what means nothing to the reader."""
+    fields: Fields | None = record.fields
+    return None if isinstance(fields, FunctionCall) else fields
 
 
 def probed_function(record: Record) -> tuple[str, dict[str, str]] | None:
@@ -216,7 +220,7 @@ def probed_function(record: Record) -> tuple[str, dict[str, str]] | None:
     return match[1], dict(_ARGUMENT.findall(match[2]))
 
 
-def probe_number(record: Record, arguments: dict[str, str], name: str, reader: TraceReader) -> int:
+def probe_number(record: Record, arguments: dict[str, str], name: str, reader: Trace) -> int:
     """The argument ``name`` of a probe as a number; TraceError if it is none."""
     text = arguments[name]
     if not _NUMBER.fullmatch(text):

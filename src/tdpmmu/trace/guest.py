@@ -6,7 +6,7 @@ import re
 
 from tdpmmu.timeline.builder import Timeline
 from tdpmmu.timeline.locks import LockTracks
-from tdpmmu.trace.text import Record
+from tdpmmu.trace.records import Record
 
 _VCPU = re.compile(r"vcpu (\d{1,6})\b,?(.*)")
 _LOCK = re.compile(r"[0-9a-fx]+ (?:try )?(read )?(\S.*)")

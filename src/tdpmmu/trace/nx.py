@@ -32,8 +32,8 @@ from tdpmmu.trace.fields import (
     probe_number,
     probed_function,
 )
+from tdpmmu.trace.records import Record, Trace
 from tdpmmu.trace.tables import Applied, Table
-from tdpmmu.trace.text import Record, TraceReader
 
 ACCOUNT = frozenset({"track_possible_nx_huge_page", "account_huge_nx_page"})
 UNACCOUNT = frozenset(
@@ -125,7 +125,7 @@ class NxSplits:
             if not self._account_lines:
                 self._judge(change, applied.linked, applied.replaced_leaf, pid)
 
-    def function_line(self, record: Record, reader: TraceReader) -> None:
+    def function_line(self, record: Record, reader: Trace) -> None:
         """Function tracer line or probe: accounting, zaps of the worker, dirty logging.
 
         TraceError, through ``reader``, for a probe without the number it should have.
@@ -213,7 +213,7 @@ class NxSplits:
         elif not linked.nx:
             self._count(linked)
 
-    def _unaccount(self, record: Record, arguments: dict[str, str], reader: TraceReader) -> None:
+    def _unaccount(self, record: Record, arguments: dict[str, str], reader: Trace) -> None:
         """Removals are counted elsewhere: here only a table that stays counts no more."""
         if "gfn" in arguments:
             gfn = probe_number(record, arguments, "gfn", reader)

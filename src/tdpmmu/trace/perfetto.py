@@ -25,10 +25,10 @@ from tdpmmu.trace.fields import (
     probed_function,
 )
 from tdpmmu.trace.guest import GuestTracks
+from tdpmmu.trace.records import Lost, Record, Trace
 from tdpmmu.trace.survey import RETURN, Survey
 from tdpmmu.trace.tables import TdpTables
 from tdpmmu.trace.tasks import TaskTracks
-from tdpmmu.trace.text import Lost, Record, TraceReader
 
 FLUSHING = "kvm_flush_remote_tlbs"
 """What the names of the functions that flush start with."""
@@ -60,16 +60,18 @@ _LATEST = 1 << 53
 class Conversion:
     """Feed it the records in order, then :meth:`finish`.
 
-    ``tables`` are the rebuilt page tables, None if the TDP MMU traced nothing.
+    ``unit`` is what lines count.  ``tables`` are the rebuilt page tables, None if the TDP
+    MMU traced nothing.
     """
 
-    def __init__(self, file: IO[bytes], reader: TraceReader, found: Survey, title: str) -> None:
+    def __init__(self, file: IO[bytes], reader: Trace, found: Survey, title: str) -> None:
         """PerfettoMissing without the ``perfetto`` package."""
         self._reader = reader
         self._format = found.format
         self._found = found
         self.tables = TdpTables(found.format) if found.format is not None else None
         self.events = 0
+        self.unit = reader.unit
         self._doubts: list[tuple[int, str]] = []
         self._timeline = timeline = Timeline(file, title)
         self._steps = timeline.track("steps")
@@ -127,10 +129,8 @@ class Conversion:
     @property
     def doubt(self) -> tuple[int, str] | None:
         """Why the pages may be wrong, and from which line on; None if they are exact."""
-        doubts = self._doubts + (self.tables.problems if self.tables is not None else [])
-        written, kept = self._reader.entries_written, self._reader.entries_in_buffer
-        if written is not None and kept is not None and written > kept:
-            doubts.append((1, f"the ring buffer overwrote the first {written - kept} entries"))
+        doubts = self._doubts + self._reader.doubts
+        doubts += self.tables.problems if self.tables is not None else []
         return min(doubts, default=None)
 
     def _time(self, record: Record) -> int:

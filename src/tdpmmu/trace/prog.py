@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tdpmmu.trace.text import TraceError
+from tdpmmu.trace.records import TraceError
 
 _DONE = re.compile(r"\[\s*[\d.]+ ms\] DONE (.*)")
 _STATS = re.compile(r"  stats vm: ?(.*)")

@@ -25,8 +25,8 @@ from tdpmmu.trace.fields import (
 )
 from tdpmmu.trace.nx import NxSplits
 from tdpmmu.trace.prog import ProgStep
+from tdpmmu.trace.records import Lost, Record, Trace, TraceError
 from tdpmmu.trace.tables import TdpTables
-from tdpmmu.trace.text import Lost, Record, TraceError, TraceReader
 
 MAX_HELD = 1 << 16
 """How many records to keep for the detection of the format before settling for the likeliest."""
@@ -53,11 +53,13 @@ class TraceStats:
     """The whole result.
 
     ``format_name`` and ``kernel`` are what the trace was read as; ``detected`` says that they were
-    found out (the kernel then stands for a family).  ``doubts`` are the reasons, with their lines,
-    why numbers after them may be off, and ``more_doubts`` how many more there are; none: exact.
+    found out (the kernel then stands for a family).  ``unit`` is what lines count.  ``doubts`` are
+    the reasons, with their lines, why numbers after them may be off, and ``more_doubts`` how many
+    more there are; none: exact.
     """
 
     name: str
+    unit: str
     format_name: str
     kernel: str
     detected: bool
@@ -90,7 +92,7 @@ class Difference:
     kernel: int
 
 
-def trace_stats(reader: TraceReader, detector: Detector | None = None) -> TraceStats:
+def trace_stats(reader: Trace, detector: Detector | None = None) -> TraceStats:
     """Read a whole trace; TraceError if it is broken or has no TDP MMU in it.
 
     ``detector`` says what is known of format and kernel beforehand; default: nothing.
@@ -115,11 +117,11 @@ def trace_stats(reader: TraceReader, detector: Detector | None = None) -> TraceS
         if detector.done or len(held) == MAX_HELD:
             break
     fmt = detector.format
-    stats = TraceStats(reader.name, fmt.name, fmt.kernel, not detector.kernel_given)
+    stats = TraceStats(reader.name, reader.unit, fmt.name, fmt.kernel, not detector.kernel_given)
     _Reading(reader, fmt, stats).run(held, records)
     if not stats.changes:
         raise TraceError(
-            f"{reader.name}: line {reader.line}: the trace ends without a "
+            f"{reader.name}: {reader.unit} {reader.line}: the trace ends without a "
             "kvm_tdp_mmu_spte_changed; expected that event (is it enabled, and the TDP MMU on?)"
         )
     return stats
@@ -134,7 +136,7 @@ def _matters(record: Record | Lost) -> bool:
 class _Reading:
     """The loop over the records, with the state that belongs to it."""
 
-    def __init__(self, reader: TraceReader, fmt: SpteFormat, stats: TraceStats) -> None:
+    def __init__(self, reader: Trace, fmt: SpteFormat, stats: TraceStats) -> None:
         self._reader = reader
         self._stats = stats
         self._tables = TdpTables(fmt)
@@ -152,12 +154,7 @@ class _Reading:
         if self._last is not None:
             stats.rows.append(self._row(self._last, END_OF_TRACE))
         self._tables.finish(reader.line)
-        written, kept = reader.entries_written, reader.entries_in_buffer
-        if written is not None and kept is not None and written > kept:
-            stats.doubts.append(
-                (1, f"the ring buffer overwrote the first {written - kept} entries")
-            )
-        stats.doubts += self._tables.problems + self._nx.problems
+        stats.doubts += reader.doubts + self._tables.problems + self._nx.problems
         stats.doubts.sort()
         stats.more_doubts = self._tables.more_problems
         stats.events = reader.records

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.trace.detect import Detector
 from tdpmmu.trace.fields import SpteChange, parse_fields, probed_function
-from tdpmmu.trace.text import Lost, Record, TraceReader
+from tdpmmu.trace.records import Lost, Record, Trace
 
 RETURN = re.compile(r"\([\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])? <- ([\w.]+)\)(.*)")
 """The fields of a probe on a function's return."""
@@ -27,7 +27,7 @@ class Survey:
     returning: set[str] = field(default_factory=set)
 
 
-def survey(reader: TraceReader, detector: Detector) -> Survey:
+def survey(reader: Trace, detector: Detector) -> Survey:
     """Read a whole trace; TraceError if it is broken, or its SPTEs are of no known format."""
     found = Survey()
     seen = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tdpmmu.timeline.builder import Details, Timeline
-from tdpmmu.trace.text import Record
+from tdpmmu.trace.records import Record
 
 _FAULT = ""
 """Stands for a page fault among the functions that a task is in."""

@@ -1,0 +1,125 @@
+"""What every reader of traces yields, whatever the file looks like.
+
+A :class:`Trace` is iterated over once and yields :class:`Record` and :class:`Lost` in the order of
+time.  ``trace.events(names)`` yields the same, but only the events of these names (and everything
+that was lost): a binary file's other events are passed over without being decoded.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+
+class TraceError(Exception):
+    """The input is not the trace it should be; the message is one line."""
+
+
+class Source(Protocol):
+    """Where a record comes from: what is asked for rarely is made on demand."""
+
+    def task_of(self, record: Record) -> str:
+        """The name of the record's task."""
+
+    def text_of(self, record: Record) -> str:
+        """The record's fields as tracefs prints them."""
+
+
+class Record(NamedTuple):
+    """One entry of the ring buffer.
+
+    ``line`` is its place in the trace, from 1 (``Trace.unit`` says of what).  ``time_ns`` is in
+    nanoseconds for the trace clocks that count time; others count in units of a billion.
+    ``fields`` are typed (:mod:`tdpmmu.trace.fields`), None for events that mean nothing to the
+    reader.  ``at`` and ``source`` belong to the reader.
+    """
+
+    line: int
+    time_ns: int
+    cpu: int
+    pid: int
+    event: str
+    fields: Any
+    at: Any
+    source: Source
+
+    @property
+    def time(self) -> float:
+        """In seconds."""
+        return self.time_ns / 1e9
+
+    @property
+    def task(self) -> str:
+        """The name of the task, ``<...>`` if nobody knows."""
+        return self.source.task_of(self)
+
+    @property
+    def text(self) -> str:
+        """The fields as tracefs prints them."""
+        return self.source.text_of(self)
+
+    @property
+    def function(self) -> str:
+        """What a line of the function tracer (event ``function``) is about; "" for others."""
+        return str(self.fields.function) if self.event == "function" else ""
+
+    @property
+    def caller(self) -> str:
+        """Who called :attr:`function`."""
+        return str(self.fields.caller) if self.event == "function" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """``CPU:1 [LOST 42 EVENTS]``: the ring buffer of ``cpu`` overran; ``count`` None: unknown."""
+
+    line: int
+    cpu: int
+    count: int | None
+
+
+class Trace(ABC):
+    """An open trace.
+
+    ``line`` is the place of the record read last, ``records`` how many were read.
+    ``overwritten`` entries at the start are gone, since the ring buffer was full: None if the file
+    does not say.  ``notices`` are (line, text) of what the reader passed over, not knowing it.
+    """
+
+    unit = "line"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.records = 0
+        self.line = 0
+        self.overwritten: int | None = None
+        self.notices: list[tuple[int, str]] = []
+
+    def __iter__(self) -> Iterator[Record | Lost]:
+        return self.events(None)
+
+    @abstractmethod
+    def events(self, names: Collection[str] | None) -> Iterator[Record | Lost]:
+        """The records of these events (None: all); TraceError where the file is broken."""
+
+    @property
+    def doubts(self) -> list[tuple[int, str]]:
+        """(line, text) of what the trace lacks, besides :class:`Lost` events."""
+        if self.overwritten:
+            return [(1, f"the ring buffer overwrote {self.overwritten} entries"), *self.notices]
+        return self.notices
+
+    def notice(self, what: str) -> None:
+        """Take down something that is passed over, but that a verdict has to name."""
+        self.notices.append((self.line + 1, what))
+
+    def fail(self, what: str, line: int | None = None) -> NoReturn:
+        """Raise :class:`TraceError` for ``line`` (default: the one read last)."""
+        raise TraceError(f"{self.name}: {self.unit} {line or self.line}: {what}")
+
+
+def shorten(text: str) -> str:
+    """``text`` quoted for an error message: ASCII, of at most 60 characters."""
+    return ascii(text if len(text) <= 60 else text[:57] + "...")
