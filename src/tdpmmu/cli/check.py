@@ -55,6 +55,9 @@ def check(
     reduce: Annotated[
         bool, typer.Option("--reduce/--no-reduce", help="Leave needless orders out.")
     ] = True,
+    loop: Annotated[
+        str, typer.Option(help="auto, plain or compiled: how to search; the answer is the same.")
+    ] = "auto",
     stats: Annotated[
         bool, typer.Option("--stats", help="More figures; small ones also without reduction.")
     ] = False,
@@ -116,7 +119,7 @@ def check(
         properties,
         tuple(settings or ()),
     )
-    verdict = run(question, budget, first=first, reduce=reduce)
+    verdict = run(question, budget, first=first, reduce=reduce, loop=loop)
     unreduced = _unreduced(question, verdict) if stats and reduce else None
     if as_json:
         import json
@@ -190,14 +193,21 @@ def make_question(
     return Question(made, mmu_class, kernel, tuple(names), properties, name)
 
 
-def run(question: Question, budget: Budget, *, first: bool, reduce: bool) -> Verdict:
+def run(
+    question: Question, budget: Budget, *, first: bool, reduce: bool, loop: str = "auto"
+) -> Verdict:
     """Explore with progress on a terminal; errors in the user's code are one line."""
     import sys
 
     from tdpmmu.arch.table import PoolExhausted
     from tdpmmu.scenarios.question import ask
+    from tdpmmu.worlds.explore.engine import COMPILED, LOOPS, can_compile
     from tdpmmu.worlds.explore.position import UnsupportedPosition
 
+    if loop not in LOOPS:
+        raise UsageError(f"--loop: expected {', '.join(LOOPS)}, not {loop!r}")
+    if loop == COMPILED and not can_compile():
+        raise UsageError("--loop compiled needs numba: pip install 'tdpmmu[fast]'")
     show = None
     if sys.stderr.isatty():
 
@@ -210,7 +220,7 @@ def run(question: Question, budget: Budget, *, first: bool, reduce: bool) -> Ver
             sys.stderr.flush()
 
     try:
-        return ask(question, budget=budget, first=first, reduce=reduce, progress=show)
+        return ask(question, budget=budget, first=first, reduce=reduce, progress=show, loop=loop)
     except (UnsupportedPosition, PoolExhausted) as error:
         raise UsageError(str(error)) from None
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 from tdpmmu.properties.catalogue import attach
 from tdpmmu.scenarios.base import Built
 from tdpmmu.worlds.explore.engine import (
+    AUTO,
     Budget,
     Counterexample,
     Exploration,
@@ -86,6 +87,7 @@ def ask(
     first: bool | str = False,
     reduce: bool = True,
     progress: Progress | None = None,
+    loop: str = AUTO,
 ) -> Verdict:
     """Explore and judge."""
     from tdpmmu.scenarios.token import make
@@ -93,7 +95,12 @@ def ask(
     built = question.build()
     with no_collection():
         explorer = explore(
-            built.machine, reduce=reduce, budget=budget, first=first, progress=progress
+            built.machine,
+            reduce=reduce,
+            budget=budget,
+            first=first,
+            progress=progress,
+            loop=loop,
         )
         result = explorer.result
         if question.properties in ("all", "harm"):

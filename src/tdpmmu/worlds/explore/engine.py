@@ -15,17 +15,19 @@ from __future__ import annotations
 import gc
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import pairwise
 from resource import RUSAGE_SELF, getrusage
+from typing import Protocol
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.position import Positions
-from tdpmmu.worlds.explore.turn import Mistrust, Turn, Turns
+from tdpmmu.worlds.explore.turn import Choices, Mistrust, Turn, Turns
 
 POSITION_BITS = 18
 """Room for one thread's positions in a packed key."""
@@ -36,6 +38,12 @@ Entry = tuple[int, ...] | list[int] | int
 A list: these turns are urgent, no other thread need be looked at.  A number: blocked until that
 thread has moved, and that is all that need be looked at.
 """
+
+
+class Parents(Protocol):
+    """For each state the one from which it was found first."""
+
+    def __getitem__(self, number: int, /) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,21 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
+LOOPS = AUTO, PLAIN, COMPILED = "auto", "plain", "compiled"
+"""Which loop searches."""
+
+LOOK_EVERY = 1 << 12
+"""States between two looks at budgets."""
+
+MANY = 1 << 16
+"""States from which on compiled code is worth the time that it takes to load."""
+
+
+def can_compile() -> bool:
+    """Whether the extra ``fast`` is installed."""
+    return find_spec("numba") is not None
+
+
 Progress = Callable[["Explorer"], None]
 
 INTERRUPTED = "interrupted"
@@ -112,8 +135,11 @@ class Explorer:
         budget: Budget | None = None,
         first: bool | str = False,
         progress: Progress | None = None,
+        compile_after: int | None = None,
     ) -> None:
         self.machine = machine
+        self.compile_after = compile_after
+        self.compiled = False
         self.budget = budget or Budget()
         self.first = first
         self.progress = progress
@@ -123,11 +149,11 @@ class Explorer:
         self.turns = Turns(machine, self.positions, self.chunks, reduce=reduce)
         self._ids: dict[Shared, int] = {}
         self.shared: list[Shared] = []
-        self._tables: list[dict[int, Entry]] = [{} for _ in machine.threads]
-        self._progress: list[dict[int, int]] = [{} for _ in machine.threads]
-        self.order: list[int] = []
-        self.number: dict[int, int] = {}
-        self.parents = array("I")
+        self._tables: Sequence[Mapping[int, Entry]] = [{} for _ in machine.threads]
+        self._progress: Sequence[Mapping[int, int]] = [{} for _ in machine.threads]
+        self.order: Sequence[int] = []
+        self.number: Mapping[int, int] = {}
+        self.parents: Parents = array("I")
         self.shift = POSITION_BITS * len(machine.threads)
         self.bits = POSITION_BITS
         self._mask = (1 << POSITION_BITS) - 1
@@ -176,7 +202,10 @@ class Explorer:
         return key
 
     def _search(self, began: float) -> None:
-        number, order, parents = self.number, self.order, self.parents
+        number: dict[int, int] = {}
+        order: list[int] = []
+        parents = array("I")
+        self.number, self.order, self.parents = number, order, parents
         start = self._start()
         number[start] = 0
         order.append(start)
@@ -193,15 +222,20 @@ class Explorer:
         current = 0
         transitions = 0
         end_of_level = 1
-        next_look = 4096
+        next_look = LOOK_EVERY if self.compile_after else 0
         while current < len(order):
             if current == end_of_level:
                 result.depth += 1
                 end_of_level = len(order)
             if current >= next_look:
-                next_look = current + 4096
+                next_look = current + LOOK_EVERY
                 result.transitions = transitions
                 if self._budget_used(began):
+                    return
+                if self.compile_after is not None and len(order) >= self.compile_after:
+                    from tdpmmu.worlds.explore.fast.loop import go_on
+
+                    go_on(self, began, current, transitions, end_of_level, ended)
                     return
             key = order[current]
             shared = key >> shift << bits
@@ -242,15 +276,12 @@ class Explorer:
                         order.append(successor)
                         parents.append(current)
             current += 1
-            if self.first and any(self.first in (True, v.prop) for v in result.violations):
+            if self.first and self.found_first():
                 result.transitions = transitions
-                result.stopped = "at the first violation"
-                if self.first is not True:
-                    result.stopped += f" of {self.first}"
                 return
             if self.budget.states and len(order) > self.budget.states:
                 result.transitions = transitions
-                result.stopped = f"the budget of {self.budget.states:,} states is used up"
+                self.stopped_by_states()
                 return
         result.transitions = transitions
         result.exhausted = True
@@ -263,6 +294,19 @@ class Explorer:
                 self.machine.threads, self.positions, self.unpack(key)[1], strict=True
             )
         )
+
+    def found_first(self) -> bool:
+        """Whether the violation that was looked for is there."""
+        if not any(self.first in (True, found.prop) for found in self.result.violations):
+            return False
+        self.result.stopped = "at the first violation"
+        if self.first is not True:
+            self.result.stopped += f" of {self.first}"
+        return True
+
+    def stopped_by_states(self) -> None:
+        """Say so."""
+        self.result.stopped = f"the budget of {self.budget.states:,} states is used up"
 
     def _budget_used(self, began: float) -> bool:
         if self.progress is not None:
@@ -285,10 +329,31 @@ class Explorer:
     def _miss(self, thread: int, lookup: int, current: int) -> Entry:
         """Fill in what the thread's turns change from here."""
         number, position = lookup >> POSITION_BITS, lookup & self._mask
-        shared = self.shared[number]
         lane = POSITION_BITS * thread
-        deltas: list[int] = []
-        flags = 0
+        choices, turns = self.turns_from(thread, number, position, current)
+        deltas = [
+            ((after - number) << self.shift) + ((end - position) << lane) for after, end, _ in turns
+        ]
+        flags = sum(progress << i for i, (_, _, progress) in enumerate(turns))
+        entry: Entry = tuple(deltas)
+        if choices.rival is not None:
+            entry = choices.rival
+        elif choices.urgent:
+            entry = deltas
+        if flags:
+            self._progress[thread][lookup] = flags  # type: ignore[index]
+        self._tables[thread][lookup] = entry  # type: ignore[index]
+        return entry
+
+    def turns_from(
+        self, thread: int, number: int, position: int, current: int
+    ) -> tuple[Choices, list[tuple[int, int, bool]]]:
+        """What the thread can do, and where that leads: ``(shared state, position, progress)``.
+
+        What it breaks is reported as reached from state ``current``; turns that harm lead nowhere.
+        """
+        shared = self.shared[number]
+        turns: list[tuple[int, int, bool]] = []
         choices = self.turns.choices(shared, thread, position)
         for outcome in choices.outcomes:
             if outcome.violations or outcome.failure:
@@ -301,23 +366,11 @@ class Explorer:
                     continue
             if outcome.position > self._mask:
                 raise OverflowError("too many positions in one thread")
-            flags |= outcome.progress << len(deltas)
             chunks = list(shared)
             for index, chunk in outcome.chunks:
                 chunks[index] = chunk
-            after = self.intern(tuple(chunks))
-            deltas.append(
-                ((after - number) << self.shift) + ((outcome.position - position) << lane)
-            )
-        entry: Entry = tuple(deltas)
-        if choices.rival is not None:
-            entry = choices.rival
-        elif choices.urgent:
-            entry = deltas
-        if flags:
-            self._progress[thread][lookup] = flags
-        self._tables[thread][lookup] = entry
-        return entry
+            turns.append((self.intern(tuple(chunks)), outcome.position, outcome.progress))
+        return choices, turns
 
     def _harmed(self, turn: Turn, current: int) -> bool:
         """Report what a turn breaks; whether there is no point in going on from there."""
@@ -423,13 +476,25 @@ def explore(
     budget: Budget | None = None,
     first: bool | str = False,
     progress: Progress | None = None,
+    loop: str = AUTO,
 ) -> Explorer:
     """Search ``machine``, to the end or to the first violation (of the property ``first``).
 
-    It starts again without a guard that a thread does not keep to."""
+    It starts again without a guard that a thread does not keep to.  ``loop`` is whether to search
+    in compiled code: from the start, never, or once there are many states and if numba is there.
+    What is found is the same.
+    """
+    compile_after = {PLAIN: None, COMPILED: 0}.get(loop, MANY if can_compile() else None)
     mistrusted: list[str] = []
     while True:
-        explorer = Explorer(machine, reduce=reduce, budget=budget, first=first, progress=progress)
+        explorer = Explorer(
+            machine,
+            reduce=reduce,
+            budget=budget,
+            first=first,
+            progress=progress,
+            compile_after=compile_after,
+        )
         try:
             explorer.run()
         except KeyboardInterrupt:

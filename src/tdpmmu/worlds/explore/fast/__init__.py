@@ -1,0 +1,1 @@
+"""The same search on arrays, in compiled code (numba; the extra ``fast``)."""

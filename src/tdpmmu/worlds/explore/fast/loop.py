@@ -1,0 +1,211 @@
+"""The driver of the compiled loop: it answers what the loop does not know, and judges budgets.
+
+The search is the plain loop's, state by state: look-ups that miss are filled in the same order by
+the same code, so both find the same states in the same order, with the same counterexamples.
+"""
+
+from __future__ import annotations
+
+from resource import RUSAGE_SELF, getrusage
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tdpmmu.worlds.explore.fast import kernels as k
+from tdpmmu.worlds.explore.fast.store import Store, Words
+from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
+
+if TYPE_CHECKING:
+    from tdpmmu.worlds.explore.engine import Explorer
+
+SLICE = 1 << 16
+"""States between two looks at budgets and at Ctrl-C."""
+
+NO_LIMIT = 1 << 62
+
+
+class CompiledLoop:
+    """Goes on with a search that the plain loop began."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer = explorer
+        threads = explorer.machine.threads
+        self.store = Store(len(threads))
+        self._lanes = np.array([t for t, one in enumerate(threads) if not one.alone], np.int64)
+        self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
+        self._ended = np.full(len(threads), -1, np.int64)
+        self._nobody = np.full(len(threads), -1, np.int64)
+
+    def take_over(self, current: int, transitions: int, level_ends: int, ended: list[int]) -> None:
+        """Copy what the plain loop knows; from here on the explorer reads the arrays."""
+        explorer, store = self.explorer, self.store
+        bits, mask, shift = explorer.bits, (1 << explorer.bits) - 1, explorer.shift
+        shared = np.array([key >> shift for key in explorer.order], np.int64)
+        columns = [
+            np.array([key >> bits * t & mask for key in explorer.order], np.uint32)
+            for t in range(store.threads)
+        ]
+        parents = [explorer.parents[number] for number in range(1, len(shared))]
+        children = np.bincount(np.array(parents, np.int64), minlength=current)
+        store.take_over(shared, np.stack(columns, axis=1), children, current)
+        for thread, table in enumerate(explorer._tables):
+            flags_of = explorer._progress[thread]
+            for lookup, entry in table.items():
+                number, position = lookup >> bits, lookup & mask
+                if isinstance(entry, int):
+                    store.add_entry(thread, number, position, k.BLOCKED, entry, [])
+                    continue
+                flags = flags_of.get(lookup, 0)
+                turns = [
+                    (
+                        number + (((position << bits * thread) + delta) >> shift),
+                        ((position << bits * thread) + delta) >> bits * thread & mask,
+                        bool(flags >> i & 1),
+                    )
+                    for i, delta in enumerate(entry)
+                ]
+                kind = k.URGENT if type(entry) is list else k.FREE
+                store.add_entry(thread, number, position, kind, len(turns), turns)
+        ctl = store.ctl
+        ctl[k.TRANSITIONS], ctl[k.LEVEL_ENDS] = transitions, level_ends
+        ctl[k.DEPTH] = explorer.result.depth
+        self._ended[:] = ended
+        packing = Packing(store, bits)
+        explorer.order = Order(packing)
+        explorer.number = Numbers(packing)
+        explorer.parents = Parents(store)
+        tables = [Table(packing, thread) for thread in range(store.threads)]
+        explorer._tables = tables
+        explorer._progress = [Flags(table) for table in tables]
+
+    def _advance(self, lanes: Words, ended: Words, together: bool) -> int:
+        s = self.store
+        code: int = k.advance(
+            s.ctl,
+            s.order,
+            s.children,
+            s.slots,
+            s.rows,
+            s.row_slots,
+            s.keys,
+            s.offsets,
+            s.pool,
+            lanes,
+            ended,
+            together,
+        )
+        return code
+
+    def run(self, began: float) -> None:
+        """Search until everything is seen, or the explorer says that it is enough."""
+        explorer, ctl = self.explorer, self.store.ctl
+        budget = explorer.budget
+        ctl[k.STATES] = budget.states or NO_LIMIT
+        ctl[k.LIMIT] = ctl[k.CURRENT] + SLICE
+        try:
+            while True:
+                code = self._advance(self._lanes, self._ended, False)
+                if code == k.MISSED:
+                    self._fill()
+                elif code == k.HALTED:
+                    if not self._all_halted():
+                        return
+                elif code == k.PAUSED:
+                    if self._enough(began):
+                        return
+                elif code == k.DONE:
+                    explorer.result.exhausted = not explorer.found_first()
+                    return
+                elif not self._grow(code):
+                    return
+        finally:
+            explorer.result.transitions = int(ctl[k.TRANSITIONS])
+            explorer.result.depth = int(ctl[k.DEPTH])
+
+    def _fill(self) -> None:
+        """Run the thread's own code for a look-up that missed."""
+        explorer, ctl = self.explorer, self.store.ctl
+        thread, shared = int(ctl[k.MISSED_THREAD]), int(ctl[k.MISSED_SHARED])
+        position = int(ctl[k.MISSED_POSITION])
+        broken = len(explorer.result.violations)
+        choices, turns = explorer.turns_from(thread, shared, position, int(ctl[k.CURRENT]))
+        if choices.rival is not None:
+            self.store.add_entry(thread, shared, position, k.BLOCKED, choices.rival, [])
+        else:
+            kind = k.URGENT if choices.urgent else k.FREE
+            self.store.add_entry(thread, shared, position, kind, len(turns), turns)
+            if not turns and explorer.positions[thread].op(position) is None:
+                self._ended[thread] = position
+        if len(explorer.result.violations) > broken and explorer.first:
+            ctl[k.LIMIT] = ctl[k.CURRENT] + 1
+
+    def _all_halted(self) -> bool:
+        """Nobody moves: those that run alone do, if all others have ended; or it is the end.
+
+        False if there is no room.
+        """
+        explorer, ctl = self.explorer, self.store.ctl
+        current = int(ctl[k.CURRENT])
+        key = explorer.order[current]
+        broken = len(explorer.result.violations)
+        code = k.HALTED
+        if explorer._ended(key):
+            limit, ctl[k.LIMIT] = int(ctl[k.LIMIT]), current + 1
+            while True:
+                code = self._advance(self._alone, self._nobody, True)
+                if code == k.MISSED:
+                    self._fill()
+                elif code not in (k.FULL_STATES, k.FULL_PLACES):
+                    break
+                elif not self._grow(code):
+                    return False
+            ctl[k.LIMIT] = limit
+        if code == k.HALTED:
+            explorer._halted(current, key)
+            self.store.children[current] = 0
+            ctl[k.CURRENT] = current + 1
+        if len(explorer.result.violations) > broken and explorer.first:
+            ctl[k.LIMIT] = current + 1
+        return True
+
+    def _enough(self, began: float) -> bool:
+        """At a pause: whether to stop here."""
+        explorer, ctl = self.explorer, self.store.ctl
+        if explorer.found_first():
+            return True
+        if ctl[k.COUNT] > ctl[k.STATES]:
+            explorer.stopped_by_states()
+            return True
+        ctl[k.LIMIT] = ctl[k.CURRENT] + SLICE
+        explorer.result.transitions = int(ctl[k.TRANSITIONS])
+        explorer.result.depth = int(ctl[k.DEPTH])
+        return explorer._budget_used(began)
+
+    def _grow(self, code: int) -> bool:
+        """Make room, if the budget of memory has any."""
+        store, memory = self.store, self.explorer.budget.memory
+        if memory:
+            arrays = store.bytes_used()["states" if code == k.FULL_STATES else "places"]
+            if getrusage(RUSAGE_SELF).ru_maxrss / 1024 + arrays / 2 / 2**20 > memory:
+                self.explorer.result.stopped = f"the budget of {memory:,} MiB is used up"
+                return False
+        if code == k.FULL_STATES:
+            store.grow_states()
+        else:
+            store.grow_places()
+        return True
+
+
+def go_on(
+    explorer: Explorer,
+    began: float,
+    current: int,
+    transitions: int,
+    level_ends: int,
+    ended: list[int],
+) -> None:
+    """The rest of a search, compiled."""
+    loop = CompiledLoop(explorer)
+    loop.take_over(current, transitions, level_ends, ended)
+    explorer.compiled = True
+    loop.run(began)
