@@ -101,6 +101,13 @@ class Layout:
         self.cells.append(cell)
         return cell
 
+    def memory(self) -> list[list[Any]]:
+        """The values themselves, by chunk: who changes them lives in the first state.
+
+        Cells that are made later appear in it.
+        """
+        return self._initial
+
     def initial(self) -> State:
         """The state before anything ran."""
         return tuple(tuple(values) for values in self._initial)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.table import CmpXchgSpte
 from tdpmmu.machine.op import Read
+from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.dirty_log import DirtyLog
 from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_SPURIOUS, Fault
 from tdpmmu.mmu.tdp_iter import TdpIter
@@ -41,11 +42,16 @@ class FastPageFault(DirtyLog):
             # A huge page of a slot that is logged has to be split, under the lock.
             if it.level > 1 and getattr(slot, "log", False):
                 return ""
-            if not await CmpXchgSpte(it.sptep, it.old_spte, it.old_spte | spte.writable):
+            new = it.old_spte | spte.writable
+            if not await CmpXchgSpte(it.sptep, it.old_spte, new):
                 return ""
             await self.fast_page_fault_fixed(slot, fault.gfn)
+            await self.trace_fast_page_fault(fault, it.sptep, it.old_spte, new)
             return RET_PF_FIXED
         return ""
+
+    async def trace_fast_page_fault(self, fault: Fault, sptep: Cell, old: int, new: int) -> None:
+        """``trace_fast_page_fault``: for whoever holds the model against a kernel."""
 
     async def fast_page_fault_fixed(self, slot: object, gfn: int) -> None:
         """``fast_pf_fix_direct_spte``: logged once the page is writable."""

@@ -53,6 +53,7 @@ class Linux_6_1(Linux_5_13):
         "bd29677952fa a yield flushes before it leaves RCU (5.18)",
         "a3fe5dbda0a4 huge pages are split as dirty logging begins (5.18)",
         "c10743a1824b recovery zaps its own page only (5.18)",
+        "a leaf that was writable is made again without D, and without a look at shadow pages",
         "edbdb43fc96b the TDP MMU keeps a reference to each valid root (6.4, in 6.1.192)",
     )
     flush_before_rcu_unlock: ClassVar[bool] = True
@@ -405,6 +406,23 @@ class Linux_6_1(Linux_5_13):
             and spte_format.is_shadow_present(spte)
             and not spte_format.is_large(spte)
         )
+
+    async def make_spte(self, fault: Fault, it: TdpIter) -> int:
+        """``make_spte``: a leaf that was writable needs no look at shadow pages."""
+        spte_format = self.kvm.format
+        old = it.old_spte
+        was_leaf = spte_format.is_shadow_present(old) and spte_format.is_last(old, it.level)
+        if fault.slot is None or not was_leaf or not spte_format.is_writable(old):
+            return await super().make_spte(fault, it)
+        spte = self.leaf_spte(fault, it.level, it.gfn)
+        if spte_format.is_writable(spte):
+            await self.mark_page_dirty_in_slot(fault.slot, it.gfn)
+            spte = self.made_again(spte)
+        return spte
+
+    def made_again(self, spte: int) -> int:
+        """The page counts as dirty already by the old SPTE, so the new one starts without D."""
+        return spte & ~self.kvm.format.dirty
 
     async def map_target_level(self, fault: Fault, it: TdpIter) -> str:
         """``tdp_mmu_map_handle_target_level``: a leaf that replaces a table flushes at once."""

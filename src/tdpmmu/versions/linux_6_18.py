@@ -28,6 +28,7 @@ class Linux_6_18(Linux_6_12):
     spte_kernel: ClassVar[str] = "6.18"
     changes: ClassVar[tuple[str, ...]] = (
         "13e2e4f62a4b huge pages take the place of tables as dirty logging ends (6.13)",
+        "every SPTE that is made writable is made dirty (6.13)",
         "43fb96ae7855 the worker is made by the first vCPU that runs (6.14)",
         "6777885605e1 one list for the TDP MMU, one for the legacy MMU (6.18)",
         "3ccbf6f47098 a prefault does not wait for a slot that is going away (6.18)",
@@ -81,6 +82,10 @@ class Linux_6_18(Linux_6_12):
                 nx = kvm.config.nx_huge_pages
                 return kvm.format.huge(spte, it.gfn - parent.gfn, executable=not nx)
         return 0
+
+    def made_again(self, spte: int) -> int:
+        """Whatever is writable is dirty (6.13)."""
+        return spte
 
     async def wake_worker(self) -> None:
         """``kvm_wake_nx_recovery_thread``: there is none before the first vCPU has run (6.14)."""

@@ -1,0 +1,1 @@
+"""The real kernel as the referee: the model is held against what a kernel has traced."""

@@ -1,0 +1,1 @@
+"""Drive the model with what a trace says came from outside, and compare what it does."""

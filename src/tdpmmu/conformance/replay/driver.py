@@ -1,0 +1,111 @@
+"""Run the model's calls in the order in which the kernel's threads have traced what they did."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Coroutine
+from types import CoroutineType
+from typing import Any
+
+from tdpmmu.conformance.replay.inputs import Traced
+from tdpmmu.machine.op import Choose, Op
+from tdpmmu.worlds.live import LiveCall, Memory
+
+TRAIL = 12
+"""How many operations a call remembers."""
+
+
+class Stuck(Exception):
+    """A call of the model waits for a lock which nobody gives back; the message says which."""
+
+
+class Running(LiveCall):
+    """A call on its way, which remembers what it did last."""
+
+    def __init__(
+        self, body: Coroutine[Op, Any, Any], memory: Memory, thread: int, driver: Driver
+    ) -> None:
+        self._coroutine = body
+        self.trail: deque[tuple[Op, Any]] = deque(maxlen=TRAIL)
+        super().__init__(body, memory, thread, driver.choose)
+
+    def place(self) -> tuple[str, ...]:
+        """Its call stack: function and line, outermost first."""
+        places = []
+        awaited: Any = self._coroutine
+        while isinstance(awaited, CoroutineType):
+            frame = awaited.cr_frame
+            if frame is None:
+                break
+            places.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+            awaited = awaited.cr_await
+        return tuple(places)
+
+    def _send(self, result: Any) -> None:
+        op = getattr(self, "op", None)
+        if op is not None:
+            self.trail.append((op, result))
+        super()._send(result)
+
+
+class Driver:
+    """The calls that are on their way, and the memory they share.
+
+    ``rwlock_needbreak`` is true for whoever stands in the way of a call that has to go on.
+    """
+
+    def __init__(self, memory: Memory, threads: int) -> None:
+        self.memory = memory
+        self.running: list[Running] = []
+        self._free = list(reversed(range(threads)))
+        self._contended = False
+
+    def choose(self, op: Op, alternatives: int) -> int:
+        """The world's choices: a lock is broken only if somebody wants it."""
+        return int(self._contended and isinstance(op, Choose) and "need_resched" in op.what)
+
+    def start(self, body: Coroutine[Op, Any, Any]) -> Running:
+        """Begin a call."""
+        call = Running(body, self.memory, self._free.pop(), self)
+        self.running.append(call)
+        return call
+
+    def next_traced(self, call: Running) -> Traced | None:
+        """Let it go on to its next tracepoint; None at its end.  Stuck if it cannot."""
+        while call.op is not None:
+            if isinstance(call.op, Traced):
+                return call.op
+            if call.blocked():
+                self._make_way(call)
+            call.go()
+        self._retire(call)
+        return None
+
+    def drop(self, call: Running) -> None:
+        """Forget a call where it stands, locks and all."""
+        call.close()
+        self._retire(call)
+
+    def _retire(self, call: Running) -> None:
+        if call in self.running:
+            self.running.remove(call)
+            self._free.append(call.thread)
+
+    def _make_way(self, call: Running) -> None:
+        """Let others go on until they no longer hold what ``call`` waits for."""
+        wanted = call.op
+        assert wanted is not None
+        self._contended = True
+        try:
+            for other in [one for one in self.running if one is not call]:
+                while call.blocked() and not isinstance(other.op, Traced | None):
+                    if other.blocked():
+                        break
+                    other.go()
+                if other.done:
+                    self._retire(other)
+                if not call.blocked():
+                    return
+        finally:
+            self._contended = False
+        raise Stuck(wanted.describe())

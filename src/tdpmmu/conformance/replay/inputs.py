@@ -1,0 +1,158 @@
+"""The MMU as the replay runs it: what came from outside is looked up, what is traced is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.requests import CurrentRoot, TestAndClearReload
+from tdpmmu.arch.spte import Access
+from tdpmmu.arch.table import ReadHeader, TablePage
+from tdpmmu.machine.op import Op, Read, Step
+from tdpmmu.machine.state import Cell
+from tdpmmu.mmu.fault import Fault
+
+if TYPE_CHECKING:
+    from tdpmmu.mmu.lifetime import Lifetime as Base
+else:
+    Base = object
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """``kvm_tdp_mmu_spte_changed`` of the model; its SPTEs hold the model's own table pfns."""
+
+    as_id: int
+    gfn: int
+    level: int
+    old: int
+    new: int
+    sptep: Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """``kvm_mmu_spte_requested`` of the model."""
+
+    gfn: int
+    pfn: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """``fast_page_fault`` of the model, where it fixed one."""
+
+    gfn: int
+    old: int
+    new: int
+    sptep: Cell
+
+
+What = Changed | Requested | Fixed
+
+
+@dataclass(frozen=True, slots=True)
+class Traced(Op):
+    """Where a tracepoint stands: a call rests here until what it says has been compared."""
+
+    what: What
+
+    def apply(self, step: Step, alternative: int) -> None:
+        return None
+
+    def describe(self) -> str:
+        return f"tracepoint {self.what}"
+
+
+@dataclass(slots=True)
+class FaultInput:
+    """What a fault found outside KVM's MMU: the host's page, how it is mapped, whether writable.
+
+    ``slot``: there is a memslot.
+    """
+
+    pfn: int = 0
+    host_level: int = 1
+    writable: bool = True
+    slot: bool = True
+
+
+class Replayed(Base):
+    """Mixed into a kernel's class, as a patch is."""
+
+    inputs: dict[int, FaultInput]
+    """By vCPU."""
+
+    # --- inputs ---------------------------------------------------------------------------------
+
+    async def faultin_pfn(self, vcpu: VcpuCells, fault: Fault) -> str:
+        """``kvm_faultin_pfn``: the slot is the model's, the host page is the trace's."""
+        given = self.inputs[vcpu.number]
+        slots = await Read(self.kvm.memslots[fault.as_id])
+        fault.generation = slots.generation
+        fault.slot = slots.find(fault.gfn) if given.slot else None
+        if fault.slot is None:
+            return await self.handle_noslot_fault(vcpu, fault)
+        fault.pfn = given.pfn
+        fault.map_writable = given.writable
+        fault.max_level = min(fault.max_level, given.host_level)
+        return ""
+
+    def host_mapping_level(self, fault: Fault) -> int:
+        """What the slot allows; the host's part is an input, and in ``max_level``."""
+        slot = fault.slot
+        return 1 if slot is None or slot.log else fault.max_level
+
+    # --- what is compared -----------------------------------------------------------------------
+
+    async def trace_spte_changed(self, sptep: Cell, old: int, new: int, level: int) -> None:
+        page: TablePage = sptep.page
+        header = await ReadHeader(page)
+        index = self.kvm.hardware.entry_index[sptep.key]
+        gfn = header.gfn + index * self.kvm.geometry.pages(header.level)
+        await Traced(Changed(header.as_id, gfn, level, old, new, sptep))
+
+    async def trace_fast_page_fault(self, fault: Fault, sptep: Cell, old: int, new: int) -> None:
+        await Traced(Fixed(fault.gfn, old, new, sptep))
+
+    async def hugepage_adjust(self, fault: Fault) -> None:
+        await super().hugepage_adjust(fault)
+        await Traced(Requested(fault.gfn, fault.pfn, fault.goal_level))
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    async def guest_faults(
+        self, vcpu: VcpuCells, gfn: int, access: Access, as_id: int, present: bool
+    ) -> str:
+        """A fault of a vCPU, which has loaded a root before it entered the guest."""
+        await self.kvm.srcu.read_lock()
+        root = await CurrentRoot(vcpu)
+        if root < 0:
+            await self.mmu_load(vcpu, as_id)
+        elif await TestAndClearReload(vcpu):
+            await self.reload_root(vcpu)
+        result = await self.page_fault(vcpu, gfn, access, as_id, 0, present)
+        await self.kvm.srcu.read_unlock()
+        return result
+
+    async def unmap_gfns(self, start: int, end: int) -> None:
+        """The host's ``invalidate_range_start`` and ``_end``."""
+        await self.invalidate_range_start(start, end)
+        await self.invalidate_range_end(start, end)
+
+    async def release(self) -> None:
+        """``kvm_mmu_notifier_release``, and the end of the VM."""
+        kvm = self.kvm
+        roots: list[TablePage] = []
+        for vcpu in tuple(kvm.vcpus):
+            number = await CurrentRoot(vcpu)
+            if number >= 0:
+                roots.append(kvm.hardware.page_by_number[number])
+        await self.destroy(tuple(roots))
+
+
+def replayed(kernel: type[Any]) -> type[Any]:
+    """A kernel's class with the replay's hooks."""
+    return type(f"Replayed_{kernel.__name__}", (Replayed, kernel), {"__module__": __name__})

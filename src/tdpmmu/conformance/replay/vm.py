@@ -1,0 +1,95 @@
+"""A VM of real geometry: lists, memory and page table pages are made as they are touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from tdpmmu.arch.geometry import X86_64, X86_64_LA57
+from tdpmmu.arch.spte import SpteFormat
+from tdpmmu.arch.table import Pool, TablePage
+from tdpmmu.kernel.mm import HostMemory
+from tdpmmu.machine.state import Cell, Guard, Layout
+from tdpmmu.mmu.kvm import ByGfn, Config, Kvm, Memslot
+
+THREADS = 64
+"""How many calls can be on their way at once."""
+
+
+class _Lists(dict[int, Cell]):
+    """Empty lists by gfn, each made when it is first asked for."""
+
+    def __init__(self, layout: Layout, name: str, guard: Guard) -> None:
+        super().__init__()
+        self._layout = layout
+        self._name = name
+        self._guard = guard
+        self._chunk = layout.chunk(name)
+
+    def __missing__(self, gfn: int) -> Cell:
+        name = f"{self._name}[{gfn:#x}]"
+        cell = self[gfn] = self._layout.cell(name, (), chunk=self._chunk, guard=self._guard)
+        return cell
+
+
+class _FreshPages(Sequence[TablePage]):
+    """A pool that never runs dry: whoever looks through it for a free page gets a new one."""
+
+    def __init__(self, kvm: Kvm, sptes: Guard) -> None:
+        self._kvm = kvm
+        self._sptes = sptes
+
+    def __iter__(self) -> Iterator[TablePage]:
+        while True:
+            yield self._kvm.new_page(self._sptes)
+
+    def __len__(self) -> int:
+        return 0
+
+    @overload
+    def __getitem__(self, at: int) -> TablePage: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[TablePage]: ...
+    def __getitem__(self, at: int | slice) -> TablePage | Sequence[TablePage]:
+        raise IndexError("pages without end have no numbers")
+
+
+class LiveKvm(Kvm):
+    """``struct kvm`` with what the kernel, too, allocates only when it is needed."""
+
+    def make_lists(self, name: str, gfns: int, guard: Guard) -> ByGfn:
+        return _Lists(self.layout, name, guard)
+
+    def make_memory(self) -> HostMemory:
+        # Frames are inputs, so nobody asks for one.
+        return HostMemory(self.layout, 1, 1, chunk=self.layout.chunk("host"))
+
+    def make_pool(self, number: int, size: int) -> Pool:
+        return _FreshPages(self, self.spte_guard(number))
+
+
+def make_vm(
+    fmt: SpteFormat,
+    *,
+    vcpus: int,
+    pages: int,
+    root_level: int = 4,
+    recovery_ratio: int = 1,
+    nx_huge_pages: bool = True,
+    options: frozenset[str] = frozenset(),
+) -> LiveKvm:
+    """A VM with one memslot of ``pages`` gfns from 0 on, in each address space."""
+    return LiveKvm(
+        Config(
+            geometry=X86_64_LA57 if root_level == 5 else X86_64,
+            spte_format=fmt,
+            threads=THREADS,
+            vcpus=vcpus,
+            parked=0,
+            pools=(0,),
+            recovery_ratio=recovery_ratio,
+            nx_huge_pages=nx_huge_pages,
+            slots=tuple(Memslot(0, pages, as_id) for as_id in (0, 1)),
+            options=options,
+        )
+    )
