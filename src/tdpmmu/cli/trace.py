@@ -11,12 +11,14 @@ import typer
 
 from tdpmmu.cli.convert import convert
 from tdpmmu.cli.errors import UsageError
+from tdpmmu.cli.replay import replay
 
 if TYPE_CHECKING:
     from tdpmmu.trace.stats import Difference, TraceStats
 
 trace_app = typer.Typer(help="Read traces of real kernels.", no_args_is_help=True)
 trace_app.command()(convert)
+trace_app.command()(replay)
 
 _COLUMNS = ("pages_4k", "pages_2m", "pages_1g", "nx_lpage_splits")
 

@@ -1,8 +1,8 @@
 """The live world: calls into the MMU run on one memory that changes in place.
 
-Nothing is explored and no state is kept: whoever drives the calls decides which goes on, operation by
-operation.  It is for real geometry, where a state is too large to copy, and for memory whose cells
-are made as they are needed.
+Nothing is explored and no state is kept: whoever drives the calls decides which goes on, operation
+by operation.  It is for real geometry, where a state is too large to copy, and for memory whose
+cells are made as they are needed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class LiveCall:
         return self.op is not None and self.op.alternatives(self.step) == 0
 
     def go(self) -> Op:
-        """Do the operation it stands at, which must not be blocked; the result is that operation."""
+        """Do the operation it stands at, which must not be blocked, and say which it was."""
         op = self.op
         assert op is not None
         alternatives = op.alternatives(self.step)

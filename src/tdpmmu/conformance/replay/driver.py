@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
 from tdpmmu.conformance.replay.inputs import Traced
+from tdpmmu.events.records import Event
 from tdpmmu.machine.op import Choose, Op
 from tdpmmu.worlds.live import LiveCall, Memory
 
@@ -51,11 +52,15 @@ class Running(LiveCall):
 class Driver:
     """The calls that are on their way, and the memory they share.
 
-    ``rwlock_needbreak`` is true for whoever stands in the way of a call that has to go on.
+    ``returned`` hears what a call has emitted once it is over.
+    ``rwlock_needbreak is true for whoever stands in the way of a call that has to go on.
     """
 
-    def __init__(self, memory: Memory, threads: int) -> None:
+    def __init__(
+        self, memory: Memory, threads: int, returned: Callable[[list[Event]], None]
+    ) -> None:
         self.memory = memory
+        self._returned = returned
         self.running: list[Running] = []
         self._free = list(reversed(range(threads)))
         self._contended = False
@@ -89,6 +94,7 @@ class Driver:
     def _retire(self, call: Running) -> None:
         if call in self.running:
             self.running.remove(call)
+            self._returned(call.events())
             self._free.append(call.thread)
 
     def _make_way(self, call: Running) -> None:

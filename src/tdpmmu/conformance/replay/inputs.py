@@ -12,6 +12,7 @@ from tdpmmu.arch.table import ReadHeader, TablePage
 from tdpmmu.machine.op import Op, Read, Step
 from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fault import Fault
+from tdpmmu.mmu.kvm import Memslot
 
 if TYPE_CHECKING:
     from tdpmmu.mmu.lifetime import Lifetime as Base
@@ -85,6 +86,9 @@ class Replayed(Base):
     inputs: dict[int, FaultInput]
     """By vCPU."""
 
+    host_levels: dict[int, int]
+    """The level of the host's mapping, by 2 MiB region."""
+
     # --- inputs ---------------------------------------------------------------------------------
 
     async def faultin_pfn(self, vcpu: VcpuCells, fault: Fault) -> str:
@@ -97,13 +101,12 @@ class Replayed(Base):
             return await self.handle_noslot_fault(vcpu, fault)
         fault.pfn = given.pfn
         fault.map_writable = given.writable
-        fault.max_level = min(fault.max_level, given.host_level)
+        self.host_levels[fault.gfn >> 9] = given.host_level
         return ""
 
-    def host_mapping_level(self, fault: Fault) -> int:
-        """What the slot allows; the host's part is an input, and in ``max_level``."""
-        slot = fault.slot
-        return 1 if slot is None or slot.log else fault.max_level
+    def host_mapping_level(self, slot: Memslot, gfn: int) -> int:
+        """``host_pfn_mapping_level``: as the last fault there found the host's mapping."""
+        return self.host_levels.get(gfn >> 9, 1)
 
     # --- what is compared -----------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from tdpmmu.conformance.replay.inputs import (
 )
 from tdpmmu.conformance.replay.names import Names
 from tdpmmu.conformance.replay.result import Divergence, Result, count
+from tdpmmu.conformance.replay.untraced import Untraced
 from tdpmmu.conformance.replay.vm import THREADS, make_vm
 from tdpmmu.trace.fields import FastPageFault, SpteChange, SpteRequested
 
@@ -46,7 +47,9 @@ class Replay:
         )
         self.mmu = replayed(kernel)(self.kvm)
         self.mmu.inputs = {}
-        self._driver = Driver(self.kvm.layout.memory(), THREADS)
+        self.mmu.host_levels = {}
+        self._untraced = Untraced(fmt, result.untraced)
+        self._driver = Driver(self.kvm.layout.memory(), THREADS, self._untraced.returned)
         self._names = Names(fmt)
         self._hardware = fmt.accessed | fmt.dirty
         self._running: dict[int, Running] = {}
@@ -92,10 +95,11 @@ class Replay:
         if not agrees:
             self._diverge(call, line, self._show(seen), self._show_model(what))
             return
-        if change:
+        if isinstance(what, Changed):
             result.agree += 1
             if not result.divergences:
                 result.prefix += 1
+            self._untraced.traced(what)
         self._running[id(call)].answer(None)
 
     def _next(self, call: Call, seen: Seen) -> Traced | None:
@@ -188,11 +192,11 @@ class Replay:
         if call.kind == kinds.RELEASE:
             return mmu.release()  # type: ignore[no-any-return]
         if call.kind == kinds.LOG_ON:
-            return mmu.set_dirty_logging(0, 0, True)  # type: ignore[no-any-return]
+            return mmu.set_dirty_logging(0, 0, True, 0)  # type: ignore[no-any-return]
         if call.kind == kinds.LOG_OFF:
-            return mmu.set_dirty_logging(0, 0, False)  # type: ignore[no-any-return]
+            return mmu.set_dirty_logging(0, 0, False, 0)  # type: ignore[no-any-return]
         if call.kind == kinds.GET_LOG:
-            return mmu.get_dirty_log(0, 0)  # type: ignore[no-any-return]
+            return mmu.get_dirty_log(0, 0, 0)  # type: ignore[no-any-return]
         if call.kind == kinds.ZAP_ALL:
             return mmu.zap_all_fast()  # type: ignore[no-any-return]
         if call.kind == kinds.UNMAP:

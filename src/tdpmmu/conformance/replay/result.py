@@ -26,13 +26,14 @@ class Result:
     """``agree`` of ``changes`` SPTE changes; ``prefix`` of them before the first divergence.
 
     ``inferred``, ``untraced``, ``explained`` count by kind what had to be guessed, what the model
-    did that the kernel does not trace, and what hardware explains; ``others`` are pairs (agree, all)
-    of further events.
+    did that the kernel does not trace, and what hardware explains; ``others`` are further events,
+    how many agree and of how many.
     """
 
     name: str
     kernel: str
     format_name: str
+    detected: bool = False
     changes: int = 0
     agree: int = 0
     prefix: int = 0

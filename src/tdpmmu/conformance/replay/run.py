@@ -1,0 +1,58 @@
+"""From a trace file to a result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tdpmmu.arch.spte import spte_format
+from tdpmmu.conformance.replay.calls import Calls
+from tdpmmu.conformance.replay.replay import Replay
+from tdpmmu.conformance.replay.result import Result
+from tdpmmu.trace.detect import Detector
+from tdpmmu.trace.fields import SpteChange, parse_fields
+from tdpmmu.trace.text import Record, TraceError, TraceReader
+from tdpmmu.versions.registry import apply, kernel_class
+
+
+def replay_trace(
+    reader: TraceReader,
+    *,
+    format_name: str | None = None,
+    kernel: str | None = None,
+    patches: tuple[type[Any], ...] = (),
+    recovery_ratio: int = 1,
+) -> Result:
+    """Hold the model against a trace; format and kernel are found out unless they are given.
+
+    TraceError if the trace is broken or has no TDP MMU in it, ValueError for unknown names.
+    """
+    detector = Detector(format_name, kernel)
+    records = list(reader)
+    seen = False
+    for record in records:
+        if isinstance(record, Record) and record.event == "kvm_tdp_mmu_spte_changed":
+            seen = True
+            change = parse_fields(record, reader)
+            if isinstance(change, SpteChange) and not detector.feed(change):
+                reader.fail(
+                    f"expected SPTEs of one of the known formats and kernels; found level "
+                    f"{change.level}, {change.old:#x} to {change.new:#x} (--format and --kernel "
+                    "overrule the detection)",
+                    record.line,
+                )
+            if detector.done:
+                break
+    if not seen:
+        raise TraceError(
+            f"{reader.name}: line {reader.line}: the trace ends without a "
+            "kvm_tdp_mmu_spte_changed; expected that event (is it enabled, and the TDP MMU on?)"
+        )
+    cls = kernel_class(kernel or detector.format.kernel)
+    fmt = spte_format(detector.format.name, cls.spte_kernel)
+    found = Calls(reader, fmt)
+    found.feed(records)
+    result = Result(reader.name, cls.version, fmt.name, detected=kernel is None)
+    for lost in found.lost:
+        result.doubts.append((lost.line, f"CPU {lost.cpu} lost events here"))
+    Replay(found, fmt, apply(cls, *patches), result, recovery_ratio).run()
+    return result
