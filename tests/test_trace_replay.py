@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import lzma
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from tdpmmu.arch.table import TablePage
 from tdpmmu.cli.main import app
 from tdpmmu.conformance.replay.report import to_text
 from tdpmmu.conformance.replay.result import Result
@@ -19,21 +22,22 @@ from tdpmmu.trace.text import TraceError, open_trace
 from tdpmmu.versions.linux_6_12 import Linux_6_12
 
 TRACES = Path(__file__).parent / "data" / "traces"
+LEVELS = "levels asked for (kvm_mmu_spte_requested)"
 
 
-def replay(name: str, *patches: type[Any], **options: Any) -> Result:
+def replay(name: str, *patches: type[Any]) -> Result:
     with open_trace(str(TRACES / name / "trace.txt.xz")) as reader:
-        return replay_trace(reader, patches=patches, **options)
+        return replay_trace(reader, patches=patches)
 
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    """The 6.12 trace up to the first round of recovery that zaps several tables."""
-    text = lzma.open(TRACES / "6.12-tdp1" / "trace.txt.xz", "rt").read().splitlines(True)
-    return [line for line in text if not line.startswith("#")][:700]
+    """The 6.12 trace up to the round of recovery that zaps several tables."""
+    with lzma.open(TRACES / "6.12-tdp1" / "trace.txt.xz", "rt") as text:
+        return [line for line in text if not line.startswith("#")][:960]
 
 
-def replay_text(tmp_path: Path, lines: list[str], *patches: type[Any]) -> Result:
+def replay_lines(tmp_path: Path, lines: list[str], *patches: type[Any]) -> Result:
     file = tmp_path / "trace.txt"
     file.write_text("".join(lines))
     with open_trace(str(file)) as reader:
@@ -45,8 +49,7 @@ def test_every_change_of_6_12_agrees() -> None:
     assert (result.agree, result.changes, result.prefix) == (36614, 36614, 36614)
     assert result.agrees
     assert result.kernel == "6.12"
-    assert result.others["fast page faults"] == (23, 23)
-    assert result.others["levels asked for (kvm_mmu_spte_requested)"] == (98, 98)
+    assert result.others == {LEVELS: (98, 98), "fast page faults": (23, 23)}
     # 39 splits, as many as kvm_mmu_split_huge_page says; none of their children is traced.
     assert result.untraced["children of split huge pages"] == 39 * 512
     assert to_text(result).endswith("\n36614 of 36614 SPTE changes agree")
@@ -64,27 +67,146 @@ def test_every_change_of_6_1_agrees() -> None:
     }
 
 
-class NoSplit(Linux_6_12):
-    """A split page whose 4K leaves stay without execute permission."""
+def test_a_kernel_is_not_another(lines: list[str], tmp_path: Path) -> None:
+    """6.18 recovers under the read lock, where every entry of the table is frozen."""
+    file = tmp_path / "trace.txt"
+    file.write_text("".join(lines))
+    with open_trace(str(file)) as reader:
+        result = replay_trace(reader, kernel="6.18")
+    first = result.divergences[0]
+    assert first.kernel == "gfn 0x1 level 1: 0xcc01e67 -> 0x80000000000005a0"
+    assert first.model == "gfn 0x0 level 1: 0x8000000000000000 -> 0x80000000000005a0"
+
+
+# --- a model that is broken in one place is found out ---------------------------------------------
+
+
+class FetchWithoutExecute(Linux_6_12):
+    """Leaves for a fetch are not executable."""
 
     async def make_spte(self, fault: Fault, it: TdpIter) -> int:
         spte = await super().make_spte(fault, it)
         return spte | self.kvm.format.nx if fault.execute else spte
 
 
-class ForgetsDirty(Linux_6_12):
-    """Recovery that leaves pages on its list."""
+class NeverListed(Linux_6_12):
+    """Tables that stand where a huge page could are not put on the list to recover."""
 
-    async def untrack_possible_nx_huge_page(self, sp: Any) -> None:
+    async def track_new_page(self, sp: TablePage) -> None:
         return None
 
 
+class MarkedForNobody(Linux_6_12):
+    """A table that is marked does not send faults below it."""
+
+    async def disallowed_by_child(self, fault: Fault, spte: int, level: int) -> bool:
+        return False
+
+
 def test_a_wrong_bit_is_found(tmp_path: Path, lines: list[str]) -> None:
-    result = replay_text(tmp_path, lines, NoSplit)
-    assert result.agree < result.changes
+    result = replay_lines(tmp_path, lines, FetchWithoutExecute)
     first = result.divergences[0]
-    # The first fetch, of gfn 1, gets an executable page from the kernel.
+    # The first fetch, of gfn 1, after three links.
     assert result.prefix == 3
     assert first.kernel == "gfn 0x1 level 1: 0x8000000000000000 -> 0xcc01e67"
     assert first.model == "gfn 0x1 level 1: 0x8000000000000000 -> 0x800000000cc01e67"
-    assert any("NoSplit" in name or "map_target_level" in name for name in first.where)
+    assert any("map_target_level" in name for name in first.where)
+    text = to_text(result)
+    assert "first divergence at line 34, in guest fault" in text
+    assert "the first 3 SPTE changes agree" in text
+    assert text.endswith(f"\n{result.agree} of {result.changes} SPTE changes agree")
+
+
+def test_a_page_that_is_not_recovered_is_found(tmp_path: Path, lines: list[str]) -> None:
+    result = replay_lines(tmp_path, lines, NeverListed)
+    first = result.divergences[0]
+    assert first.call.startswith("NX recovery")
+    assert first.kernel.startswith("gfn 0x0 level 2: 0x350d827 (SP3) -> 0x8000000000000000")
+    assert first.model == "returns without another change"
+
+
+def test_a_huge_page_over_a_table_is_found(tmp_path: Path, lines: list[str]) -> None:
+    result = replay_lines(tmp_path, lines, MarkedForNobody)
+    first = result.divergences[0]
+    # The write to gfn 0xf, next to the page that was executed.
+    assert first.kernel == "gfn 0xf level 1: 0x8000000000000000 -> 0xcc0fe67"
+    assert first.model.startswith("gfn 0x0 level 2:")
+
+
+# --- a trace that is changed in one place is found out --------------------------------------------
+
+
+def changed(lines: list[str], at: str, old: str, new: str) -> list[str]:
+    """The trace with one line changed, which must be there."""
+    found = [number for number, line in enumerate(lines) if at in line and old in line]
+    copy = list(lines)
+    copy[found[0]] = copy[found[0]].replace(old, new)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("at", "old", "new"),
+    [
+        ("gfn 600 level 2", "new_spte 800000000d200ee7", "new_spte 800000000d200ee5"),
+        ("gfn 600 level 2", "as id 0", "as id 1"),
+        ("gfn 400 level 2 old_spte 800000000d000ee7", "new_spte c822827", "new_spte c821827"),
+        ("gfn 3a5 level 1", "old_spte cfa5e67", "old_spte cfa5e65"),
+    ],
+)
+def test_a_changed_trace_is_found(
+    tmp_path: Path, lines: list[str], at: str, old: str, new: str
+) -> None:
+    result = replay_lines(tmp_path, changed(lines, at, old, new))
+    assert not result.agrees
+
+
+def test_only_hardware_may_set_accessed_and_dirty_bits(tmp_path: Path, lines: list[str]) -> None:
+    """A leaf that a fetch left without D may be found with it, and is not less with it."""
+    once = changed(lines, "gfn 203 level 1 old_spte ce03e27", "ce03e27", "ce03e67")
+    result = replay_lines(tmp_path, once)
+    assert result.agrees
+    assert result.explained == {"accessed and dirty bits set by hardware": 1}
+    less = changed(lines, "gfn 200 level 1", "old_spte ce00e67", "old_spte ce00e27")
+    assert not replay_lines(tmp_path, less).agrees
+
+
+def test_a_missing_change_is_found(tmp_path: Path, lines: list[str]) -> None:
+    copy = [line for line in lines if "gfn 2f0 level 1" not in line]
+    assert len(copy) == len(lines) - 1
+    assert replay_lines(tmp_path, copy).divergences[0].kernel.startswith("gfn 0x2f1 level 1")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command(tmp_path: Path, lines: list[str]) -> None:
+    file = tmp_path / "trace.txt"
+    file.write_text("".join(lines))
+    runner = CliRunner()
+    result = runner.invoke(app, ["trace", "replay", str(file)])
+    assert result.exit_code == 0
+    assert re.search(r"(\d+) of \1 SPTE changes agree\n$", result.output)
+    result = runner.invoke(app, ["trace", "replay", str(file), "--json"])
+    data = json.loads(result.output)
+    assert data["agrees"]
+    assert data["agree"] == data["changes"]
+    patch = tmp_path / "patch.py"
+    patch.write_text(
+        "from tdpmmu.versions.linux_6_12 import Linux_6_12\n"
+        "class NoTable(Linux_6_12):\n"
+        "    async def track_new_page(self, sp):\n"
+        "        return None\n"
+    )
+    result = runner.invoke(app, ["trace", "replay", str(file), "--patch", str(patch)])
+    assert result.exit_code == 1
+    assert "first divergence at line" in result.output
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with (
+        open_trace(str(TRACES / "6.12-tdp0" / "trace.txt.xz")) as reader,
+        pytest.raises(TraceError, match="expected that event"),
+    ):
+        replay_trace(reader)
+    result = CliRunner().invoke(app, ["trace", "replay", "missing", "--patch", "no-such"])
+    assert "unknown patch 'no-such'" in str(result.exception)

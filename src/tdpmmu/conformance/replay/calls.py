@@ -64,6 +64,7 @@ class Call:
 
     For a fault: ``vcpu``, ``gfn``, ``access``, ``present``, ``reserved`` from the error code, and
     what it found.  ``start``, ``end``: of a notifier's range, host addresses (``hva``) or gfns.
+    ``over``: nothing more can belong to it.  ``cut``: the trace ends before one knows.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class Call:
     end: int = 0
     hva: bool = False
     over: bool = False
+    cut: bool = False
 
     @property
     def pid(self) -> int:
@@ -113,6 +115,8 @@ class Calls:
                 self.lost.append(record)
             else:
                 self._take(record)
+        for call in self._open.values():
+            call.cut = not call.over
 
     def _take(self, record: Record) -> None:
         event = record.event

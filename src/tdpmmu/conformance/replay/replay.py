@@ -156,7 +156,7 @@ class Replay:
 
     def _finish(self, call: Call, line: int) -> None:
         """The kernel's call is over: so must the model's be, without another change."""
-        if id(call) in self._broken:
+        if id(call) in self._broken or call.cut:
             return
         running = self._running.get(id(call))
         if running is None:
