@@ -18,7 +18,8 @@ from tdpmmu.conformance.replay.result import Result
 from tdpmmu.conformance.replay.run import replay_trace
 from tdpmmu.mmu.fault import Fault
 from tdpmmu.mmu.tdp_iter import TdpIter
-from tdpmmu.trace.text import TraceError, open_trace
+from tdpmmu.trace.opening import open_trace
+from tdpmmu.trace.records import TraceError
 from tdpmmu.versions.linux_6_12 import Linux_6_12
 
 TRACES = Path(__file__).parent / "data" / "traces"

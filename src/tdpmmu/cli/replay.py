@@ -36,7 +36,8 @@ def replay(
     """
     from tdpmmu.conformance.replay.report import to_json, to_text
     from tdpmmu.conformance.replay.run import replay_trace
-    from tdpmmu.trace.text import TraceError, open_trace
+    from tdpmmu.trace.opening import open_trace
+    from tdpmmu.trace.records import TraceError
 
     patches = _patches(patch or [])
     try:

@@ -22,7 +22,7 @@ from tdpmmu.trace.fields import (
     parse_fields,
     probed_function,
 )
-from tdpmmu.trace.text import Lost, Record, TraceReader
+from tdpmmu.trace.records import Lost, Record, Trace
 
 FAULT, RECOVER, UNMAP, RELEASE = "guest fault", "NX recovery", "unmap", "release"
 LOG_ON, LOG_OFF, GET_LOG, CLEAR_LOG = (
@@ -99,7 +99,7 @@ class Call:
 class Calls:
     """Feed it the records of a trace in their order; ``calls`` are then in order of their start."""
 
-    def __init__(self, reader: TraceReader, fmt: SpteFormat) -> None:
+    def __init__(self, reader: Trace, fmt: SpteFormat) -> None:
         self.calls: list[Call] = []
         self.lost: list[Lost] = []
         self.root_level = 4

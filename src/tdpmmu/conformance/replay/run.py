@@ -10,12 +10,12 @@ from tdpmmu.conformance.replay.replay import Replay
 from tdpmmu.conformance.replay.result import Result
 from tdpmmu.trace.detect import Detector
 from tdpmmu.trace.fields import SpteChange, parse_fields
-from tdpmmu.trace.text import Record, TraceError, TraceReader
+from tdpmmu.trace.records import Record, Trace, TraceError
 from tdpmmu.versions.registry import apply, kernel_class
 
 
 def replay_trace(
-    reader: TraceReader,
+    reader: Trace,
     *,
     format_name: str | None = None,
     kernel: str | None = None,
