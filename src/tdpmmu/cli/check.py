@@ -66,6 +66,10 @@ def check(
     ] = True,
     width: Annotated[int, typer.Option(help="Columns of the interleaving.")] = 80,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write verdict and runs as a page for a browser, too."),
+    ] = None,
 ) -> None:
     """Explore every interleaving of a scenario and say whether it holds.
 
@@ -78,6 +82,8 @@ def check(
     from tdpmmu.worlds.explore.engine import Budget
 
     budget = Budget(states, seconds, memory)
+    if html is not None and (scenario is None or all_kernels):
+        raise UsageError("--html is for one scenario on one kernel")
     if scenario is None:
         from tdpmmu.cli.table import print_table
 
@@ -127,6 +133,10 @@ def check(
         print(json.dumps(to_json(verdict, unreduced), indent=2))
     else:
         print_verdict(verdict, stats, unreduced, explain, width)
+    if html is not None:
+        from tdpmmu.cli.report import write_verdict
+
+        write_verdict(html, verdict)
     raise typer.Exit(exit_code(verdict))
 
 
@@ -252,24 +262,34 @@ def _unreduced(question: Question, verdict: Verdict) -> str:
     return f"{result.states:,}" if result.exhausted else f"more than {limit:,}"
 
 
+def asked(question: Question) -> str:
+    """What was asked: scenario, kernel and patches."""
+    what = " + ".join([question.kernel, *question.patches])
+    return f"{question.scenario_name or question.scenario.name} on {what}"
+
+
+def rests_on(verdict: Verdict) -> list[str]:
+    """What was searched, and what was assumed."""
+    from tdpmmu.scenarios.question import MEMORY_MODEL
+
+    result = verdict.exploration
+    flush = getattr(verdict.question.scenario, "flush", "bare-metal")
+    return [
+        f"{result.states:,} states, {result.transitions:,} turns, depth {result.depth}, "
+        f"{result.seconds:.1f} s; liveness {result.liveness}",
+        f"{MEMORY_MODEL}; {flush} flushes; vCPUs stay on their CPUs",
+        *(f"not relied on, since it is not kept to: {guard}" for guard in result.mistrusted),
+    ]
+
+
 def print_verdict(
     verdict: Verdict, stats: bool, unreduced: str | None, explain: bool, width: int
 ) -> None:
     """The verdict, what it rests on, and the interleavings."""
-    from tdpmmu.scenarios.question import MEMORY_MODEL
-
-    question, result = verdict.question, verdict.exploration
-    what = " + ".join([question.kernel, *question.patches])
-    scenario = question.scenario
-    print(f"{question.scenario_name or scenario.name} on {what}: {verdict.sentence()}")
-    print(
-        f"  {result.states:,} states, {result.transitions:,} turns, depth {result.depth}, "
-        f"{result.seconds:.1f} s; liveness {result.liveness}"
-    )
-    flush = getattr(scenario, "flush", "bare-metal")
-    print(f"  {MEMORY_MODEL}; {flush} flushes; vCPUs stay on their CPUs")
-    for guard in result.mistrusted:
-        print(f"  not relied on, since it is not kept to: {guard}")
+    result = verdict.exploration
+    print(f"{asked(verdict.question)}: {verdict.sentence()}")
+    for line in rests_on(verdict):
+        print(f"  {line}")
     if stats:
         print(f"  shared states {result.shared:,}; positions {result.positions}")
         print(f"  segments run {result.segments_run:,}; replays {result.replays:,}")

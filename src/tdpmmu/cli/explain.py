@@ -71,12 +71,16 @@ def explain(
         str | None,
         typer.Option(metavar="FILE", help="Write the run for the Perfetto UI instead."),
     ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the run as a page for a browser instead."),
+    ] = None,
 ) -> None:
     """Replay a token and show what each CPU does, up to the step where it goes wrong.
 
     Example: tdpmmu explain @mail.txt --ascii
 
-    With --ftrace or --perfetto the run is written to a file and nothing is shown.
+    With --html, --ftrace or --perfetto the run is written to a file and nothing is shown.
 
     Exit codes: 0 replayed, 1 with --force: the violation does not come any more, 2 bad usage.
     """
@@ -91,16 +95,21 @@ def explain(
         raise UsageError(f"{error} (--force tries)") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if as_json and (ftrace is not None or perfetto is not None):
-        raise UsageError("--json prints the run; it does not go with --ftrace or --perfetto")
+    written = [one for one in (ftrace, perfetto, html) if one is not None]
+    if as_json and written:
+        raise UsageError("--json prints the run; it does not go with what writes it to a file")
     if ftrace is not None:
         write_ftrace(done, ftrace)
     if perfetto is not None:
         write_perfetto(done, perfetto)
+    if html is not None:
+        from tdpmmu.cli.report import write_report
+
+        write_report(html, [done])
     if as_json:
         json.dump(to_json(done), sys.stdout, indent=2)
         print()
-    elif ftrace is None and perfetto is None:
+    elif not written:
         ascii_only = ascii_only or not _can_print(sys.stdout.encoding)
         show(to_lines(done, width=width, ascii=ascii_only, every=every), sys.stdout, width=width)
         print(f"\nReplay it: tdpmmu explain {done.token.encode()}")

@@ -67,6 +67,12 @@ GRAPH: tuple[GraphProperty, ...] = (
 )
 
 
+def meaning(name: str) -> str:
+    """What a property is about, in words; nothing of one that is not listed."""
+    known: tuple[Any, ...] = (*WATCHERS, *GRAPH)
+    return next((str(one.meaning) for one in known if one.name == name), "")
+
+
 def wanted(kinds: str) -> tuple[str, ...]:
     """The kinds that ``--properties`` asks for: ``harm``, ``discipline`` or ``all``."""
     table = {"harm": (HARM,), "discipline": (DISCIPLINE,), "all": (HARM, DISCIPLINE)}

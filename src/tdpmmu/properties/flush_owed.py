@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from tdpmmu.arch.backing import backed
 from tdpmmu.arch.hardware import Entry
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.events.records import (
@@ -18,7 +19,7 @@ from tdpmmu.events.records import (
 from tdpmmu.machine.ghost import DISCIPLINE, HARM
 from tdpmmu.machine.op import Step
 from tdpmmu.properties.base import Property
-from tdpmmu.properties.view import backed, by_address, tell
+from tdpmmu.properties.view import by_address, tell
 
 Debt = tuple[int, int, Entry]
 """The thread that zapped an entry, a vCPU that may still use it, and the entry."""

@@ -23,31 +23,6 @@ def maps(hardware: Hardware, entry: Entry, pfn: int, pages: int) -> bool:
     return first < pfn + pages and pfn < first + hardware.geometry.pages(entry[2])
 
 
-def backed(hardware: Hardware, step: Step, entry: Entry) -> bool:
-    """Whether the page tables still allow all that a held entry allows."""
-    root, gfn, level, spte = entry
-    spte_format = hardware.format
-    if step[hardware.page_by_number[root].header] is None:
-        return False
-    if not spte_format.is_last(spte, level):
-        return any(
-            live == entry for live in hardware.reachable(step, root) if live[1:3] == (gfn, level)
-        )
-    for offset in range(hardware.geometry.pages(level)):
-        found = hardware.walk(step, root, gfn + offset)
-        if found is None:
-            return False
-        _, live_level, live = found
-        live_pfn = spte_format.pfn(live) + (gfn + offset) % hardware.geometry.pages(live_level)
-        if live_pfn != spte_format.pfn(spte) + offset:
-            return False
-        if spte_format.is_writable(spte) and not spte_format.is_writable(live):
-            return False
-        if spte_format.is_executable(spte) and not spte_format.is_executable(live):
-            return False
-    return True
-
-
 def by_address(hardware: Hardware, step: Step, root: int) -> bool:
     """Whether entries of a root translate addresses of the guest's paging, and not gfns."""
     header: Header | None = step[hardware.page_by_number[root].header]

@@ -16,7 +16,7 @@ from tdpmmu.render.columns import columns
 from tdpmmu.render.lines import Line, ascii_only, paragraph, plain
 from tdpmmu.render.names import KernelNames
 from tdpmmu.render.record import RecordLike
-from tdpmmu.render.stale import StaleEntry, moments
+from tdpmmu.render.stale import Moments, StaleEntry, moments
 from tdpmmu.render.story import Entry, story
 from tdpmmu.render.words import ALARM, Words
 
@@ -95,8 +95,8 @@ def lines(
     if scene.loop is not None:
         found.note(scene.loop, "from here it goes round for ever")
     out = paragraph(summary(violation), width, "alarm")
-    for stale in found.entries[:3]:
-        out += paragraph(_cause(stale, records, scene), width, "note", "  ")
+    for cause in causes(found, records, scene):
+        out += paragraph(cause, width, "note", "  ")
     out.append([])
     for fact in scene.facts:
         out += paragraph(fact, width, "", "", "  ")
@@ -111,6 +111,11 @@ def lines(
         out += columns(entries, scene.threads, width)
     out += _end(violation, records, scene, width)
     return ascii_only(out) if ascii else out
+
+
+def causes(found: Moments, records: Sequence[RecordLike], scene: Scene) -> list[str]:
+    """How what does harm at the end came to be: at most three sentences."""
+    return [_cause(stale, records, scene) for stale in found.entries[:3]]
 
 
 def _cause(stale: StaleEntry, records: Sequence[RecordLike], scene: Scene) -> str:

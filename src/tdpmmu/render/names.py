@@ -66,18 +66,22 @@ class KernelNames:
 
     def _find(self, place: PlaceLike) -> str | None:
         module = _module(place.file)
-        if module is None or module.__name__.startswith(_OUTSIDE):
-            return None
-        function: Any = module
-        for part in place.function.split("."):
-            function = getattr(function, part, None)
-        if not isinstance(function, FunctionType):
+        function = function_at(place)
+        if module is None or function is None or module.__name__.startswith(_OUTSIDE):
             return None
         own = function.__name__
         if module.__name__.startswith(_LOCKING) and not own.startswith(_YIELDING):
             return None  # the operation itself says it
         methods = (vars(cls).get(own) for cls in self._mmu_class.__mro__)
         return kernel_name(function, [one for one in methods if isinstance(one, FunctionType)])
+
+
+def function_at(place: PlaceLike) -> FunctionType | None:
+    """The function of the model that a place is in; None if it is defined inside another one."""
+    function: Any = _module(place.file)
+    for part in place.function.split("."):
+        function = getattr(function, part, None)
+    return function if isinstance(function, FunctionType) else None
 
 
 @lru_cache(maxsize=256)

@@ -26,6 +26,9 @@ class PlaceLike(Protocol):
     def file(self) -> str: ...
 
     @property
+    def line(self) -> int: ...
+
+    @property
     def call(self) -> int: ...
 
     @property

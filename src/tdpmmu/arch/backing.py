@@ -1,0 +1,31 @@
+"""Whether the page tables still say what a CPU may hold."""
+
+from __future__ import annotations
+
+from tdpmmu.arch.hardware import Entry, Hardware
+from tdpmmu.machine.op import Step
+
+
+def backed(hardware: Hardware, step: Step, entry: Entry) -> bool:
+    """Whether the page tables still allow all that a held entry allows."""
+    root, gfn, level, spte = entry
+    spte_format = hardware.format
+    if step[hardware.page_by_number[root].header] is None:
+        return False
+    if not spte_format.is_last(spte, level):
+        return any(
+            live == entry for live in hardware.reachable(step, root) if live[1:3] == (gfn, level)
+        )
+    for offset in range(hardware.geometry.pages(level)):
+        found = hardware.walk(step, root, gfn + offset)
+        if found is None:
+            return False
+        _, live_level, live = found
+        live_pfn = spte_format.pfn(live) + (gfn + offset) % hardware.geometry.pages(live_level)
+        if live_pfn != spte_format.pfn(spte) + offset:
+            return False
+        if spte_format.is_writable(spte) and not spte_format.is_writable(live):
+            return False
+        if spte_format.is_executable(spte) and not spte_format.is_executable(live):
+            return False
+    return True
