@@ -8,10 +8,13 @@ reduction.  A token that is shown stands for the last one that was printed.
 
 from __future__ import annotations
 
+import atexit
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +30,7 @@ DOCUMENTS = (
     "docs/design.md",
     "docs/findings.md",
     "docs/writers.md",
+    "docs/report.md",
 )
 TOKEN = re.compile(r"tdpmmu1-[A-Za-z0-9_-]+")
 LINKS = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")
@@ -79,13 +83,23 @@ COMMANDS = [
 DISTINCT = sorted({shown.command for shown in COMMANDS if "tdpmmu1-" not in shown.command})
 
 
+@cache
+def workplace() -> Path:
+    """A folder for what commands write, with all that they read."""
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    for name in ("examples", "tests", "docs"):
+        (place / name).symlink_to(ROOT / name)
+    return place
+
+
 def run(command: str) -> tuple[int, str]:
     """Exit code and output."""
     words = shlex.split(command)
     assert words[0] == "tdpmmu", command
     done = subprocess.run(
         [sys.executable, "-m", "tdpmmu.cli.main", *words[1:]],
-        cwd=ROOT,
+        cwd=workplace(),
         capture_output=True,
         text=True,
         timeout=60,

@@ -53,7 +53,7 @@ def rows(hardware: Hardware, state: State) -> Iterator[Row]:
     for vcpu in hardware.vcpus:
         name = f"vCPU{vcpu.number}"
         parked = bool(step[vcpu.parked])
-        mode = "parked: keeps its TLB, never enters" if parked else _mode(step, vcpu)
+        mode = "parked: its TLB is kept" if parked else _mode(step, vcpu)
         roots = [hardware.page_by_number[number].name for number in step[vcpu.loaded]]
         note = f"root {', '.join(roots)}" if roots else "no root"
         yield Row(name, 0, name, mode, ROOT, note)

@@ -22,7 +22,8 @@
   // --- which steps there are -------------------------------------------------------------------
 
   function findStops() {
-    const wanted = new Set([0, last(), ...lines().map((line) => line.step)]);
+    const some = every() ? run.steps.map((_, i) => i + 1) : lines().map((line) => line.step);
+    const wanted = new Set([0, last(), ...some]);
     for (const mark of Object.keys(run.marks)) wanted.add(Number(mark));
     stops = [...wanted].sort((a, b) => a - b);
   }
@@ -69,7 +70,7 @@
   }
   function laneGap(list) {
     const others = Math.max(1, run.order.length - 1);
-    const room = list.clientWidth - 340;
+    const room = list.clientWidth - 300;
     return Math.max(9, Math.min(130, Math.floor(room / others)));
   }
   function drawNames(lanes, gap) {
@@ -79,7 +80,7 @@
       lanes.append(name);
       return name;
     });
-    const tight = names.slice(0, -1).some((name) => name.offsetWidth + 6 > gap);
+    const tight = names.slice(0, -1).some((name) => name.offsetWidth > gap);
     names.forEach((name, i) => { name.style.top = tight ? `${i * 19}px` : "0"; });
     lanes.style.height = `${tight ? names.length * 19 + 4 : 24}px`;
   }
@@ -129,8 +130,10 @@
     if (here === null) box.scrollTop = 0;
     else {
       find("lines").setAttribute("aria-activedescendant", here.id);
-      const top = here.offsetTop - find("lanes").offsetHeight, bottom = here.offsetTop + here.offsetHeight;
-      if (top < box.scrollTop || bottom > box.scrollTop + box.clientHeight) box.scrollTop = here.offsetTop - box.clientHeight / 2;
+      const its = here.getBoundingClientRect(), frame = box.getBoundingClientRect();
+      if (its.top < frame.top + find("lanes").offsetHeight || its.bottom > frame.bottom - 24) {
+        box.scrollTop += its.top - frame.top - box.clientHeight * 0.5;
+      }
     }
     drawNow(now);
     PANELS.forEach((name, panel) => drawPanel(name, panel, now));

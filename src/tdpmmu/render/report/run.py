@@ -27,6 +27,13 @@ from tdpmmu.render.words import ALARM, Words
 
 PANELS = ("tables", "cpus", "locks", "owed")
 
+_SHOWN_OR_NOT_OF_CONCERN = (
+    *(".may_hold", ".mode", ".in_guest", ".roots", ".parked", ".KVM_REQ_TLB_FLUSH", ".ipi"),
+    *(".checked", ".faulting", ".owes_flush", ".header", ".state"),
+    *(".writer", ".readers", ".waiters", ".owner", ".nesting", ".callbacks"),
+)
+"""Cells, by the end of their name, that a panel shows, or that no kernel has."""
+
 _NAME = re.compile(r"([A-Za-z_]\w*)")
 
 
@@ -102,8 +109,7 @@ def _panelled(cell: Cell) -> bool:
     """Whether a change of a cell shows in a panel, or is of no concern to a reader."""
     if isinstance(cell.page, TablePage) and cell in cell.page.entries:
         return True
-    ends = (".may_hold", ".checked", ".faulting", ".owes_flush", ".header", ".state")
-    return cell.name.startswith("ghost ") or cell.name.endswith(ends)
+    return cell.name.startswith("ghost ") or cell.name.endswith(_SHOWN_OR_NOT_OF_CONCERN)
 
 
 def _text(value: Any) -> str:
