@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from tdpmmu.trace.records import Record, Trace, shorten
 
@@ -87,6 +87,20 @@ class FunctionCall(NamedTuple):
     caller: str
 
 
+class Probe(NamedTuple):
+    """A probe on a function's entry: what is a number in ``arguments`` is one."""
+
+    function: str
+    arguments: dict[str, int | str]
+
+
+class ProbeReturn(NamedTuple):
+    """A probe on the return from ``function``."""
+
+    function: str
+    arguments: dict[str, int | str]
+
+
 Fields = (
     SpteChange
     | PageInfo
@@ -97,6 +111,8 @@ Fields = (
     | SplitHugePage
     | Marker
     | FunctionCall
+    | Probe
+    | ProbeReturn
 )
 
 _HEX = "([0-9a-f]{1,16})"
@@ -184,45 +200,53 @@ _PARSERS: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], Fields], st
 KNOWN_EVENTS = frozenset(_PARSERS)
 """The events that :func:`parse_fields` understands."""
 
-_PROBE = re.compile(r"\(([\w.]+)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])?\)(.*)")
-_NUMBER = re.compile(r"0x[0-9a-f]{1,16}|\d{1,20}")
+_PROBE = re.compile(r"\(([\w.]+)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])?(?: <- ([\w.]+))?\)(.*)")
+_NUMBER = re.compile(r"-?(?:0x[0-9a-f]{1,16}|\d{1,20})")
 _ARGUMENT = re.compile(r"(?<!\w)(\w+)=(\S+)")
 
 
-def fields_of_text(event: str, text: str, trace: Trace) -> Fields | None:
+def fields_of_text(event: str, text: str, fail: Callable[[str], NoReturn]) -> Fields | None:
     """The fields of an event from its text; None for events that mean nothing to the reader.
 
-    TraceError, through ``trace``, if a known event does not have its fields.
+    ``fail`` raises TraceError; it is called if a known event does not have its fields.
     """
     known = _PARSERS.get(event)
-    if known is None:
-        return None
-    pattern, build, expected = known
-    match = pattern.fullmatch(text)
-    if match is None:
-        trace.fail(f'{event}: expected "{expected}"; found {shorten(text)}')
-    return build(match)
+    if known is not None:
+        pattern, build, expected = known
+        match = pattern.fullmatch(text)
+        if match is None:
+            fail(f'{event}: expected "{expected}"; found {shorten(text)}')
+        return build(match)
+    if text.startswith("(") and (probe := _PROBE.match(text)):
+        values = {name: probe_value(value) for name, value in _ARGUMENT.findall(probe[3])}
+        return ProbeReturn(probe[2], values) if probe[2] else Probe(probe[1], values)
+    return None
+
+
+def probe_value(text: str) -> int | str:
+    """An argument of a probe: a number, or what is none."""
+    if not _NUMBER.fullmatch(text):
+        return text
+    return int(text, 16 if "x" in text else 10)
 
 
 def parse_fields(record: Record, reader: Trace) -> Fields | None:
-    """The fields of a record; None for function lines, and what means nothing to the reader."""
+    """The fields of a record; None for functions, and for what means nothing to the reader."""
     fields: Fields | None = record.fields
-    return None if isinstance(fields, FunctionCall) else fields
+    return None if isinstance(fields, FunctionCall | Probe | ProbeReturn) else fields
 
 
 def probed_function(record: Record) -> tuple[str, dict[str, str]] | None:
-    """Function name and arguments of a probe on a function's entry; None for all other records."""
-    if record.function or not record.text.startswith("("):
+    """Function name and arguments, as text, of a probe on a function's entry; None for others."""
+    if not isinstance(record.fields, Probe):
         return None
-    match = _PROBE.match(record.text)
-    if match is None:
-        return None
-    return match[1], dict(_ARGUMENT.findall(match[2]))
+    return record.fields.function, dict(_ARGUMENT.findall(record.text.partition(")")[2]))
 
 
-def probe_number(record: Record, arguments: dict[str, str], name: str, reader: Trace) -> int:
+def probe_number(record: Record, name: str, reader: Trace) -> int:
     """The argument ``name`` of a probe as a number; TraceError if it is none."""
-    text = arguments[name]
-    if not _NUMBER.fullmatch(text):
-        reader.fail(f"{record.event}: expected a number in {name}; found {shorten(text)}")
-    return int(text, 0)
+    value = record.fields.arguments[name]
+    if isinstance(value, str):
+        what = f"{record.event}: expected a number in {name}; found {shorten(value)}"
+        reader.fail(what, record.line)
+    return int(value)

@@ -26,11 +26,12 @@ from dataclasses import dataclass
 
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.trace.fields import (
+    FunctionCall,
     PageFault,
+    Probe,
     SpteChange,
     SpteRequested,
     probe_number,
-    probed_function,
 )
 from tdpmmu.trace.records import Record, Trace
 from tdpmmu.trace.tables import Applied, Table
@@ -130,19 +131,16 @@ class NxSplits:
 
         TraceError, through ``reader``, for a probe without the number it should have.
         """
-        arguments: dict[str, str] = {}
-        name = record.function
-        if not name:
-            probe = probed_function(record)
-            if probe is None:
-                return
-            name, arguments = probe
+        fields = record.fields
+        if not isinstance(fields, FunctionCall | Probe):
+            return
+        name = fields.function
         if name in ZAP_SP:
             self._thread(record.pid).zapping = True
         elif name in ACCOUNT:
             self._account(record)
         elif name in UNACCOUNT:
-            self._unaccount(record, arguments, reader)
+            self._unaccount(record, reader)
         elif name in _LOGGING_ON:
             self._logging = True
         elif name in _LOGGING_OFF:
@@ -151,7 +149,7 @@ class NxSplits:
     @staticmethod
     def matters(record: Record) -> bool:
         """Would :meth:`function_line` take note of this record?"""
-        return record.function in _NAMES or record.text.startswith("(")
+        return isinstance(record.fields, FunctionCall | Probe) and record.fields.function in _NAMES
 
     def _thread(self, pid: int) -> _Thread:
         return self._threads.setdefault(pid, _Thread())
@@ -213,10 +211,10 @@ class NxSplits:
         elif not linked.nx:
             self._count(linked)
 
-    def _unaccount(self, record: Record, arguments: dict[str, str], reader: Trace) -> None:
+    def _unaccount(self, record: Record, reader: Trace) -> None:
         """Removals are counted elsewhere: here only a table that stays counts no more."""
-        if "gfn" in arguments:
-            gfn = probe_number(record, arguments, "gfn", reader)
+        if isinstance(record.fields, Probe) and "gfn" in record.fields.arguments:
+            gfn = probe_number(record, "gfn", reader)
             for table in [one for one in self._counted.values() if one.gfn == gfn]:
                 self._uncount(table)
         elif "recover" in record.caller and self._counted:

@@ -20,13 +20,14 @@ from tdpmmu.trace.fields import (
     Marker,
     PageFault,
     PageInfo,
+    ProbeReturn,
     SpteChange,
     parse_fields,
     probed_function,
 )
 from tdpmmu.trace.guest import GuestTracks
 from tdpmmu.trace.records import Lost, Record, Trace
-from tdpmmu.trace.survey import RETURN, Survey
+from tdpmmu.trace.survey import Survey
 from tdpmmu.trace.tables import TdpTables
 from tdpmmu.trace.tasks import TaskTracks
 
@@ -205,8 +206,9 @@ class Conversion:
             if function in self._found.returning:
                 self._tasks.enter(record, now, function, details)
             self._function(function, details, record, now)
-        elif match := RETURN.match(record.text):
-            self._tasks.leave(record, now, match[1], {"returns": match[2].strip()})
+        elif isinstance(record.fields, ProbeReturn):
+            returns = record.text.partition(")")[2].strip()
+            self._tasks.leave(record, now, record.fields.function, {"returns": returns})
         elif record.event in _ENDS_FAULT:
             self._tasks.end_fault(record)
         elif record.event in _IN_FAULT:

@@ -2,14 +2,15 @@
 
 A :class:`Trace` is iterated over once and yields :class:`Record` and :class:`Lost` in the order of
 time.  ``trace.events(names)`` yields the same, but only the events of these names (and everything
-that was lost): a binary file's other events are passed over without being decoded.
+that was lost), and ``trace.rows(names)`` the same as plain tuples, which is faster.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 
@@ -80,12 +81,23 @@ class Lost:
     count: int | None
 
 
+Row = tuple[int, int, int, int, str, Any, Any, Source]
+"""A record as a plain tuple, which is cheaper to make and to take apart."""
+
+LOST = "LOST"
+"""In place of an event's name, in a row, where events are missing: ``fields`` is a Lost."""
+
+as_record: Callable[[Row], Record] = partial(tuple.__new__, Record)
+"""The record of a row."""
+
+
 class Trace(ABC):
     """An open trace.
 
-    ``line`` is the place of the record read last, ``records`` how many were read.
-    ``overwritten`` entries at the start are gone, since the ring buffer was full: None if the file
-    does not say.  ``notices`` are (line, text) of what the reader passed over, not knowing it.
+    ``records`` is how many were read, whether asked for or not, and ``line`` the place of the last
+    one; while a binary file is read both may be ahead by what is in memory.  ``overwritten``
+    entries are gone, since the ring buffer was full: None if the file does not say.  ``notices``
+    are (line, text) of what the reader passed over, not knowing it.
     """
 
     unit = "line"
@@ -97,12 +109,23 @@ class Trace(ABC):
         self.overwritten: int | None = None
         self.notices: list[tuple[int, str]] = []
 
-    def __iter__(self) -> Iterator[Record | Lost]:
-        return self.events(None)
-
     @abstractmethod
-    def events(self, names: Collection[str] | None) -> Iterator[Record | Lost]:
-        """The records of these events (None: all); TraceError where the file is broken."""
+    def rows(self, names: Collection[str] | None = None) -> Iterator[Row]:
+        """The rows of these events (None: all); TraceError where the file is broken.
+
+        The fastest way through a big file: events that are not asked for are hardly looked at,
+        and those that are come with their typed fields::
+
+            for line, ns, cpu, pid, event, fields, _, _ in trace.rows({"kvm_page_fault"}): ...
+        """
+
+    def events(self, names: Collection[str] | None = None) -> Iterator[Record | Lost]:
+        """The same as records."""
+        for row in self.rows(names):
+            yield row[5] if row[4] is LOST else as_record(row)
+
+    def __iter__(self) -> Iterator[Record | Lost]:
+        return self.events()
 
     @property
     def doubts(self) -> list[tuple[int, str]]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.trace.detect import Detector
-from tdpmmu.trace.fields import SpteChange, parse_fields, probed_function
-from tdpmmu.trace.records import Lost, Record, Trace
-
-RETURN = re.compile(r"\([\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])? <- ([\w.]+)\)(.*)")
-"""The fields of a probe on a function's return."""
+from tdpmmu.trace.fields import Probe, ProbeReturn, SpteChange
+from tdpmmu.trace.records import Lost, Trace
 
 
 @dataclass(slots=True)
@@ -34,26 +30,20 @@ def survey(reader: Trace, detector: Detector) -> Survey:
     for record in reader:
         if isinstance(record, Lost):
             continue
-        if record.text.startswith("("):
-            _probe(record, found)
-        elif record.event == "kvm_tdp_mmu_spte_changed" and not (seen and detector.done):
+        fields = record.fields
+        if isinstance(fields, Probe):
+            found.probed.add(fields.function)
+        elif isinstance(fields, ProbeReturn):
+            found.returning.add(fields.function)
+        elif isinstance(fields, SpteChange) and not (seen and detector.done):
             seen = True
-            change = parse_fields(record, reader)
-            if isinstance(change, SpteChange) and not detector.feed(change):
+            if not detector.feed(fields):
                 reader.fail(
                     f"expected SPTEs of one of the known formats and kernels; found level "
-                    f"{change.level}, {change.old:#x} to {change.new:#x} (--format and --kernel "
+                    f"{fields.level}, {fields.old:#x} to {fields.new:#x} (--format and --kernel "
                     "overrule the detection)",
                     record.line,
                 )
     if seen:
         found.format = detector.format
     return found
-
-
-def _probe(record: Record, found: Survey) -> None:
-    entry = probed_function(record)
-    if entry is not None:
-        found.probed.add(entry[0])
-    elif match := RETURN.match(record.text):
-        found.returning.add(match[1])

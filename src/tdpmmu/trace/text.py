@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import IO
 
 from tdpmmu.trace.fields import FunctionCall, fields_of_text
-from tdpmmu.trace.records import Lost, Record, Trace, TraceError, shorten
+from tdpmmu.trace.records import LOST, Lost, Record, Row, Trace, TraceError, shorten
 from tdpmmu.trace.streams import BrokenStream
 
 __all__ = ["Lost", "Record", "TraceError", "TraceReader", "open_trace", "shorten"]
@@ -46,21 +46,22 @@ class TraceReader(Trace):
         self.entries_written: int | None = None
         self._stream = stream
 
-    def events(self, names: Collection[str] | None) -> Iterator[Record | Lost]:
-        """The records of these events (None: all)."""
+    def rows(self, names: Collection[str] | None = None) -> Iterator[Row]:
+        """The rows of these events (None: all)."""
         for raw in self._lines():
             if raw.startswith("#"):
                 self._header(raw)
             elif raw.startswith(" => ") or not raw.strip():
                 continue  # a frame of a stack trace
             elif match := _LOST.fullmatch(raw.strip()):
-                count = match["count"]
-                yield Lost(self.line, int(match["cpu"]), int(count) if count else None)
+                cpu, count = int(match["cpu"]), match["count"]
+                lost = Lost(self.line, cpu, int(count) if count else None)
+                yield self.line, 0, cpu, 0, LOST, lost, None, self
             else:
                 self.records += 1
-                record = self._record(raw, names)
-                if record is not None:
-                    yield record
+                row = self._row(raw, names)
+                if row is not None:
+                    yield row
         self._check_end()
 
     def task_of(self, record: Record) -> str:
@@ -98,7 +99,7 @@ class TraceReader(Trace):
             self.entries_in_buffer, self.entries_written = kept, written
             self.overwritten = max(written - kept, 0)
 
-    def _record(self, line: str, names: Collection[str] | None) -> Record | None:
+    def _row(self, line: str, names: Collection[str] | None) -> Row | None:
         match = _LINE.fullmatch(line)
         if not match:
             self.fail(f"{EXPECTED}; found {shorten(line)}")
@@ -116,9 +117,9 @@ class TraceReader(Trace):
             self.fail(f"expected {expected} after the time; found {shorten(rest)}")
         if names is not None and name not in names:
             return None
-        known = fields or fields_of_text(name, text, self)
+        known = fields or fields_of_text(name, text, self.fail)
         ns = round(float(time) * 1e9)
-        return Record(self.line, ns, int(cpu), int(pid), name, known, (task, text), self)
+        return self.line, ns, int(cpu), int(pid), name, known, (task, text), self
 
     def _check_end(self) -> None:
         if not self.line:

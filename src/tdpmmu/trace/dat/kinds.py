@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, NamedTuple
 
 from tdpmmu.trace.dat.bindings import BINDINGS, page_text
 from tdpmmu.trace.dat.container import Container
-from tdpmmu.trace.dat.formats import Format, Formats
-from tdpmmu.trace.dat.pages import SKIPPED, Kind
+from tdpmmu.trace.dat.formats import Field, Format, Formats
+from tdpmmu.trace.dat.pages import SKIPPED, Fail, Kind
 from tdpmmu.trace.dat.printfmt import printer
 from tdpmmu.trace.dat.symbols import Symbols
 from tdpmmu.trace.dat.values import EventValues, text_of
-from tdpmmu.trace.fields import KNOWN_EVENTS, FunctionCall, fields_of_text
+from tdpmmu.trace.fields import KNOWN_EVENTS, FunctionCall, Probe, ProbeReturn, fields_of_text
 from tdpmmu.trace.records import Record, Trace
 
 _PRINT = "print"
@@ -46,7 +47,6 @@ class Kinds:
         self._known: dict[int, Format | None] = {}
         self._printers: dict[int, Callable[[EventValues], str]] = {}
         self._tasks = _task_names(found.cmdlines)
-        self._by_text: set[str] = set()
         self.symbols = Symbols(found.kallsyms)
         common = formats.any_fields()
         self._type = common.get("common_type")
@@ -55,37 +55,57 @@ class Kinds:
         """How to read an event of some number, if only those of these names are wanted."""
 
         def choose(number: int) -> Kind:
-            kind = self._kind(number)
-            if names is None or kind.name in names or kind.name == _PRINT:
-                return kind
-            return Kind(SKIPPED, (), None)
+            fmt = self._formats.get(number)
+            if fmt is None:
+                self._trace.notice(f"event {number} is unknown: the file has no format of it")
+            elif fmt.system == "ftrace" and fmt.name == _PRINT and {"ip", "buf"} <= set(fmt.fields):
+                return Kind(_PRINT, resolve=partial(self._print, names))
+            name = f"unknown_{number}" if fmt is None else fmt.name
+            if fmt is None or (names is not None and name not in names):
+                return Kind(name if names is None or name in names else SKIPPED)
+            return self._kind(fmt)
 
         return choose
 
-    def _kind(self, number: int) -> Kind:
-        fmt = self._formats.get(number)
-        if fmt is None:
-            self._trace.notice(f"event {number} is unknown: the file has no format of it")
-            return Kind(f"unknown_{number}", (), None)
+    def _kind(self, fmt: Format) -> Kind:
         name, fields = fmt.name, fmt.fields
-        if fmt.system == "ftrace" and name == "function" and {"ip", "parent_ip"} <= fields.keys():
+        if fmt.system == "ftrace" and name == "function" and {"ip", "parent_ip"} <= set(fields):
             return Kind(name, (fields["ip"], fields["parent_ip"]), self._function_call)
         wanted, make = BINDINGS.get(name, ((), None))
-        if make is not None and all(_plain(fmt, one) for one in wanted):
+        if make is not None and all(_plain(fields.get(one)) for one in wanted):
             return Kind(name, tuple(fields[one] for one in wanted), make)
         if name in KNOWN_EVENTS:
-            self._by_text.add(name)
-        return Kind(name, (), None)
+            return Kind(name, resolve=partial(self._by_text, name))
+        for pointer, of in (("__probe_ip", Probe), ("__probe_func", ProbeReturn)):
+            if pointer in fields:
+                return self._probe(fmt, fields[pointer], of)
+        return Kind(name)
 
-    def resolve(self, event: str, page: Page, at: int) -> tuple[str, Any]:
-        """The name and the typed fields of an event whose kind makes no fields."""
-        if event == _PRINT:
-            values = self._values(page, at)
-            if values is not None and "ip" in values.format.fields:
-                event = self.symbols.name(values.number("ip"))
-        elif event not in self._by_text:
-            return event, None
-        return event, fields_of_text(event, self.text(page, at), self._trace)
+    def _print(
+        self, names: Collection[str] | None, page: Page, at: int, fail: Fail
+    ) -> tuple[str, Any]:
+        values = self._values(page, at)
+        event = self.symbols.name(values.number("ip")) if values is not None else ""
+        if names is not None and event not in names:
+            return SKIPPED, None
+        return event, fields_of_text(event, self.text(page, at), fail)
+
+    def _by_text(self, event: str, page: Page, at: int, fail: Fail) -> tuple[str, Any]:
+        return event, fields_of_text(event, self.text(page, at), fail)
+
+    def _probe(self, fmt: Format, pointer: Field, of: type[Probe] | type[ProbeReturn]) -> Kind:
+        own = [
+            one for one in fmt.fields.values() if not one.name.startswith(("common_", "__probe_"))
+        ]
+        if not all(map(_plain, own)):
+            return Kind(fmt.name, resolve=partial(self._by_text, fmt.name))
+        names = [one.name for one in own]
+        symbol = self.symbols.name
+
+        def make(values: tuple[int, ...]) -> Probe | ProbeReturn:
+            return of(symbol(values[0]), dict(zip(names, values[1:], strict=True)))
+
+        return Kind(fmt.name, (pointer, *own), make)
 
     def task(self, pid: int) -> str:
         """The name of a task."""
@@ -146,9 +166,8 @@ class Kinds:
         return FunctionCall(name(values[0]), name(values[1]))
 
 
-def _plain(fmt: Format, name: str) -> bool:
+def _plain(field: Field | None) -> bool:
     """Is there such a field, and is it a number?"""
-    field = fmt.fields.get(name)
     return field is not None and not field.array and field.size in (1, 2, 4, 8)
 
 

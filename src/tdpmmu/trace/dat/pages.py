@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from tdpmmu.trace.dat.cursor import Cursor
 from tdpmmu.trace.dat.formats import Field
+from tdpmmu.trace.records import LOST
 
 _PADDING, _TIME_EXTEND, _TIME_STAMP = 29, 30, 31
 _TS_SHIFT = 27
@@ -23,19 +25,24 @@ _MISSED_EVENTS, _MISSED_STORED = 1 << 31, 1 << 30
 _COMMIT_MASK = (1 << 27) - 1
 _LETTERS = {1: "bB", 2: "hH", 4: "iI", 8: "qQ"}
 
-SKIPPED, LOST = "", "LOST"
-"""In place of an event's name: nobody asked for it; events are missing here (pid: how many)."""
+SKIPPED = ""
+"""In place of the name of an event that nobody asked for."""
+
+Fail = Callable[[str], NoReturn]
 
 
 class Kind(NamedTuple):
     """How to read an event: ``make`` turns the values of ``fields`` into its typed fields.
 
-    ``name`` is :data:`SKIPPED` for events that nobody asked for.
+    Where that is not enough, ``resolve`` makes name and typed fields of the payload, which is in a
+    page at some place; it may call what it is given to raise TraceError.  ``name`` is
+    :data:`SKIPPED` for events that nobody asked for.
     """
 
     name: str
-    fields: tuple[Field, ...]
-    make: Callable[[tuple[Any, ...]], Any] | None
+    fields: tuple[Field, ...] = ()
+    make: Callable[[tuple[Any, ...]], Any] | None = None
+    resolve: Callable[[Any, int, Fail], tuple[str, Any]] | None = None
 
 
 Entry = tuple[int, int, int, str, Any, int, Any]
@@ -54,7 +61,10 @@ class Run(NamedTuple):
 
 
 class PageWalker:
-    """Decodes pages; ``kinds`` says how, by the number of the event."""
+    """Decodes pages; ``kinds`` says how, by the number of the event.
+
+    ``odd`` is set once an entry may be no event, but :data:`LOST` or :data:`SKIPPED`.
+    """
 
     def __init__(
         self,
@@ -64,6 +74,7 @@ class PageWalker:
         kinds: Callable[[int], Kind],
     ) -> None:
         """TraceError if the formats lack what every kernel has."""
+        self.odd = False
         self._order = cursor.order
         self._kinds = kinds
         self._runs: dict[tuple[int, int], Run] = {}
@@ -107,6 +118,7 @@ class PageWalker:
             if commit & _MISSED_STORED:
                 count = int.from_bytes(data[end : end + self._commit.size], order)
             found.append((ticks, cpu, count, LOST, None, 0, None))
+            self.odd = True
         append = found.append
         view = memoryview(data)
         type_shift, delta_shift = self._type_shift, self._delta_shift
@@ -125,14 +137,20 @@ class PageWalker:
                     cursor.fail(
                         f"expected {size} bytes of an event; {end - at} are left", place + at
                     )
-                (name, _, make), pick = run.kind, run.pick
+                (name, _, make, resolve), pick = run.kind, run.pick
                 kind = word & type_mask
                 for values in run.struct.iter_unpack(view[at:last]):
                     word = values[0]
                     if word & type_mask != kind or values[1] != number:
                         break
                     ticks += word >> delta_shift & _TS_MASK
-                    fields = None if make is None else make(pick(values))
+                    if make is not None:
+                        fields = make(pick(values))
+                    elif resolve is not None:
+                        name, fields = resolve(page, at + 4, partial(cursor.fail, place=place + at))
+                        self.odd = self.odd or name == SKIPPED
+                    else:
+                        fields = None
                     append((ticks, cpu, values[2], name, fields, at + 4, page))
                     at += size
                 continue
@@ -180,8 +198,11 @@ class PageWalker:
         length = (size - 8) // 4
         run = self._runs.get((number, length)) or self._run(number, length, cursor, place + at)
         values = run.struct.unpack_from(data, at + 4)  # with the length in the place of the word
-        name, _, make = run.kind
+        name, _, make, resolve = run.kind
         fields = None if make is None else make(run.pick(values))
+        if resolve is not None:
+            name, fields = resolve(page, -payload, partial(cursor.fail, place=place + at))
+            self.odd = self.odd or name == SKIPPED
         return ticks, cpu, values[2], name, fields, -payload, page
 
     def _run(self, number: int, length: int, cursor: Cursor, place: int) -> Run:
@@ -200,6 +221,7 @@ class PageWalker:
         if len(wanted) == 1:
             only = slice(wanted[0], wanted[0] + 1)
             pick = itemgetter(only)
+        self.odd = self.odd or kind.name == SKIPPED
         run = self._runs[number, length] = Run(unpack, kind, pick)
         return run
 

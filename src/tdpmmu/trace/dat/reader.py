@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from itertools import count
 from typing import IO
 
 from tdpmmu.trace.dat.container import Container
@@ -10,8 +11,8 @@ from tdpmmu.trace.dat.files import read_container
 from tdpmmu.trace.dat.formats import Formats, parse_fields
 from tdpmmu.trace.dat.kinds import Kinds
 from tdpmmu.trace.dat.merge import CpuEntries, merged
-from tdpmmu.trace.dat.pages import LOST, SKIPPED, PageWalker
-from tdpmmu.trace.records import Lost, Record, Trace
+from tdpmmu.trace.dat.pages import SKIPPED, PageWalker
+from tdpmmu.trace.records import LOST, Lost, Row, Trace
 
 _NS_CLOCKS = frozenset({"local", "global", "perf", "uptime", "mono", "mono_raw", "boot", "tai"})
 _BILLION = 1_000_000_000
@@ -32,8 +33,8 @@ class DatReader(Trace):
         self._formats = Formats(found.formats)
         self._kinds = Kinds(self, found, self._formats)
 
-    def events(self, names: Collection[str] | None) -> Iterator[Record | Lost]:
-        """The records of these events (None: all)."""
+    def rows(self, names: Collection[str] | None = None) -> Iterator[Row]:
+        """The rows of these events (None: all)."""
         found, kinds = self._container, self._kinds
         walker = PageWalker(
             found.cursor,
@@ -42,25 +43,24 @@ class DatReader(Trace):
             kinds.chooser(names),
         )
         time_of = _clock(found)
-        line = self.line
+        line = 0
         for batch in merged([CpuEntries(found, data, walker, kinds) for data in found.cpus]):
-            for ticks, cpu, pid, event, fields, at, page in batch:
-                if fields is None:
+            if time_of is not None:
+                batch = [(time_of(entry[0]), *entry[1:]) for entry in batch]
+            if walker.odd:
+                for entry in batch:
+                    event = entry[3]
                     if event is LOST:
-                        yield Lost(line + 1, cpu, None if pid < 0 else pid)
+                        lost = Lost(line + 1, entry[1], None if entry[2] < 0 else entry[2])
+                        yield line + 1, entry[0], entry[1], 0, LOST, lost, None, entry[6]
                         continue
                     line += 1
-                    self.line = self.records = line
-                    if event is SKIPPED:
-                        continue
-                    event, fields = kinds.resolve(event, page, at)
-                    if names is not None and event not in names:
-                        continue
-                else:
-                    line += 1
-                    self.line = self.records = line
-                ns = ticks if time_of is None else time_of(ticks)
-                yield Record(line, ns, cpu, pid, event, fields, at, page)
+                    if event is not SKIPPED:
+                        yield line, *entry
+            else:
+                yield from zip(count(line + 1), *zip(*batch, strict=True), strict=False)
+                line += len(batch)
+            self.line = self.records = line
 
 
 def _clock(found: Container) -> Callable[[int], int] | None:
