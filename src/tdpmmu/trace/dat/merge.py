@@ -61,7 +61,10 @@ class CpuEntries:
 
 
 def merged(cpus: list[CpuEntries]) -> Iterator[list[Entry]]:
-    """The entries of all CPUs in lists that follow each other; the same time: lower CPU first."""
+    """The entries of all CPUs in lists that follow each other, none empty.
+
+    Of the same time, those of the lower CPU come first.
+    """
     for cpu in cpus:
         cpu.more()
     while True:
@@ -71,7 +74,8 @@ def merged(cpus: list[CpuEntries]) -> Iterator[list[Entry]]:
         for cpu in cpus:
             batch += cpu.take(horizon)
         batch.sort(key=_TICKS)
-        yield batch
+        if batch:
+            yield batch
         if horizon is None:
             return
         for cpu in growing:
