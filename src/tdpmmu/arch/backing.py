@@ -21,6 +21,7 @@ def backed(hardware: Hardware, step: Step, entry: Entry) -> bool:
         if found is None:
             return False
         _, live_level, live = found
+        live = spte_format.granted(live)
         live_pfn = spte_format.pfn(live) + (gfn + offset) % hardware.geometry.pages(live_level)
         if live_pfn != spte_format.pfn(spte) + offset:
             return False

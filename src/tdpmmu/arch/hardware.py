@@ -130,7 +130,7 @@ class Hardware:
         size = self.geometry.pages(header.level)
         for cell in page.entries:
             spte = step[cell]
-            if self.format.is_shadow_present(spte):
+            if self.format.is_walkable(spte):
                 yield address, header.level, spte
             address += size
 
@@ -339,7 +339,8 @@ class AccessMemory(Op):
         else:
             if self._stale_entry(step, root) is not None:
                 outcomes.append((HIT, True))
-            outcomes.append((FAULT if live is None else FAULT_PRESENT, False))
+            present = live is not None and spte_format.is_walkable(live[2])
+            outcomes.append((FAULT_PRESENT if present else FAULT, False))
         return outcomes
 
     def _stale_entry(self, step: Step, root: int) -> Entry | None:

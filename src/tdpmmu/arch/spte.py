@@ -3,8 +3,8 @@
 A :class:`SpteFormat` is one CPU format (EPT, NPT, legacy shadow paging) as one kernel version uses
 it.  The masks carry the kernel's names without ``shadow_``/``SPTE_``: ``kvm_mmu_set_ept_masks`` and
 ``kvm_mmu_reset_all_pte_masks`` (spte.c) set the kernel's own.  All formats describe a 64-bit host
-with hardware A/D bits, less than 52 physical address bits, no memory encryption and no L1TF
-mitigation; EPT is that of a CPU with execute-only pages.
+with less than 52 physical address bits, no memory encryption and no L1TF mitigation; EPT is that of
+a CPU with execute-only pages.  Hardware A/D bits can be off (``kvm_ad_enabled``), with EPT only.
 
 What differs between the kernel versions:
 
@@ -90,6 +90,7 @@ class SpteFormat:
     ``mmio_gen_high`` are (first, last) bit numbers; ``mmio_fixed`` is ``shadow_mmio_value``, what
     every MMIO SPTE has set, of which 5.12 looks at the bits of ``mmio_mask`` only.
     ``software_accessed`` says that the accessed bit is valid without hardware A/D bits.
+    ``has_ad_bits`` is ``kvm_ad_enabled``: the CPU keeps accessed and dirty bits.
     """
 
     name: str
@@ -115,6 +116,7 @@ class SpteFormat:
     mmio_gen_low: tuple[int, int]
     mmio_gen_high: tuple[int, int]
     software_accessed: bool
+    has_ad_bits: bool = True
     writable: int = PT_WRITABLE_MASK
     large: int = PT_PAGE_SIZE_MASK
     address: int = BASE_ADDR_MASK
@@ -191,6 +193,35 @@ class SpteFormat:
             return bool(spte & self.accessed)
         return not self.is_access_track(spte)
 
+    def mark_for_access_track(self, spte: int) -> int:
+        """``mark_spte_for_access_track``: no accessed bit, or without A/D bits no access at all.
+
+        R and X are saved; W comes back by way of the MMU-writable bit.
+        """
+        if self.ad_enabled(spte):
+            return spte & ~self.accessed
+        if self.is_access_track(spte):
+            return spte
+        saved = self.acc_track_saved >> self.acc_track_saved_shift
+        spte |= (spte & saved) << self.acc_track_saved_shift
+        return spte & ~(self.acc_track | self.accessed)
+
+    def restore_acc_track(self, spte: int) -> int:
+        """``restore_acc_track_spte``: R and X as they were saved."""
+        saved = (spte & self.acc_track_saved) >> self.acc_track_saved_shift
+        return spte & ~(self.acc_track | self.acc_track_saved) | saved
+
+    def granted(self, spte: int) -> int:
+        """What an entry gave when it was last accessible: nobody flushes for access tracking."""
+        if not self.is_access_track(spte):
+            return spte
+        spte = self.restore_acc_track(spte)
+        return spte | PT_WRITABLE_MASK if self.is_mmu_writable(spte) else spte
+
+    def is_walkable(self, spte: int) -> bool:
+        """Hardware takes it for present: it is to KVM, and not access-tracked."""
+        return self.is_shadow_present(spte) and not self.is_access_track(spte)
+
     def is_dirty(self, spte: int) -> bool:
         """``is_dirty_spte`` of a present SPTE; without A/D bits writable means dirty."""
         if self.ad_enabled(spte):
@@ -209,7 +240,7 @@ class SpteFormat:
         host_writable: bool = True,
         mmu_writable: bool = True,
     ) -> int:
-        """The leaf that ``make_spte`` builds for a direct map with A/D bits.
+        """The leaf that ``make_spte`` builds for a direct map.
 
         ``write=False`` with ``mmu_writable=True`` is the same SPTE after write protection for dirty
         logging.  As in the kernel a page that is not host-writable gets neither of the two other
@@ -218,6 +249,7 @@ class SpteFormat:
         demanded: small geometries have huge pages of fewer than 512 pages.
         """
         spte = self._address(pfn) | self.mmu_present | self.present | self.user | self.memtype_wb
+        spte |= 0 if self.has_ad_bits else TDP_AD_DISABLED
         if level < 1:
             raise ValueError(f"level {level} is not 1 or more")
         if level > 1:
@@ -238,7 +270,8 @@ class SpteFormat:
     def nonleaf(self, pfn: int) -> int:
         """``make_nonleaf_spte``: the entry that links the page table page in frame ``pfn``.
 
-        All permissions and the accessed bit are set.  ValueError if ``pfn`` does not fit.
+        All permissions and the accessed bit, if there is one, are set.  ValueError if ``pfn`` does
+        not fit.
         """
         return (
             self._address(pfn)
@@ -247,7 +280,7 @@ class SpteFormat:
             | PT_WRITABLE_MASK
             | self.user
             | self.exec
-            | self.accessed
+            | (self.accessed if self.has_ad_bits else TDP_AD_DISABLED)
         )
 
     def split_child(self, huge: int, level: int, offset: int, *, executable: bool = True) -> int:
@@ -261,8 +294,14 @@ class SpteFormat:
         if level == 1:
             spte &= ~PT_PAGE_SIZE_MASK
             if executable:
-                spte = spte & ~self.nx | self.exec
+                spte = self._modify(spte, self.exec, self.nx)
         return spte
+
+    def _modify(self, spte: int, bits: int, clear: int) -> int:
+        """``modify_spte_protections``: of an access-tracked SPTE those that it will have again."""
+        if not self.is_access_track(spte):
+            return (spte | bits) & ~clear
+        return self.mark_for_access_track((self.restore_acc_track(spte) | bits) & ~clear)
 
     def huge(self, small: int, offset: int, *, executable: bool) -> int:
         """``make_huge_spte``: the huge leaf of which ``small`` maps one part.
@@ -271,9 +310,7 @@ class SpteFormat:
         the frame and, with the NX mitigation, execution, is taken over.
         """
         spte = small - (offset << PAGE_SHIFT) | PT_PAGE_SIZE_MASK
-        if not executable:
-            spte = spte & ~self.exec | self.nx
-        return spte
+        return spte if executable else self._modify(spte, self.nx, self.exec)
 
     def mmio(self, gfn: int, generation: int = 0, access: int = 7) -> int:
         """``make_mmio_spte``: "``gfn`` has no memslot", valid for one memslot generation.
@@ -329,9 +366,10 @@ _EPT_BIT = {Access.READ: 1, Access.WRITE: 2, Access.EXEC: 4}
 
 
 @cache
-def spte_format(name: str, kernel: str) -> SpteFormat:
+def spte_format(name: str, kernel: str, *, ad_bits: bool = True) -> SpteFormat:
     """The format ``name`` (:data:`FORMAT_NAMES`) of ``kernel`` (:data:`KERNELS`).
 
+    Without ``ad_bits`` the CPU keeps no accessed and dirty bits, as some have it with EPT.
     ValueError, naming the known ones, for others.
     """
     if name not in FORMAT_NAMES:
@@ -339,6 +377,10 @@ def spte_format(name: str, kernel: str) -> SpteFormat:
     if kernel not in KERNELS:
         raise ValueError(f"unknown kernel {kernel!r}: known are {', '.join(KERNELS)}")
     ept = name == "ept"
+    if not ad_bits and not ept:
+        raise ValueError(f"SPTE format {name} always has A/D bits; only ept can do without")
+    # In 6.18 the masks stay without them, as bits of software's.
+    masks = ad_bits or kernel == "6.18"
     old = kernel in ("5.12-rc4", "5.12")
     nonpresent = 1 << 63 if kernel in ("6.12", "6.18") else 0
     suppress_ve = nonpresent and EPT_SUPPRESS_VE_BIT
@@ -358,8 +400,8 @@ def spte_format(name: str, kernel: str) -> SpteFormat:
         user=EPT_READABLE_MASK if ept else PT_USER_MASK,
         exec=EPT_EXECUTABLE_MASK if ept else 0,
         nx=0 if ept else PT64_NX_MASK,
-        accessed=EPT_ACCESS_BIT if ept else PT_ACCESSED_MASK,
-        dirty=EPT_DIRTY_BIT if ept else PT_DIRTY_MASK,
+        accessed=(EPT_ACCESS_BIT if ept else PT_ACCESSED_MASK) if masks else 0,
+        dirty=(EPT_DIRTY_BIT if ept else PT_DIRTY_MASK) if masks else 0,
         host_writable=1 << (10 if old else 57 if high_bits else 9),
         mmu_writable=1 << (11 if old else 58 if high_bits else 10),
         mmu_present=0 if old else 1 << 11,
@@ -375,4 +417,5 @@ def spte_format(name: str, kernel: str) -> SpteFormat:
         mmio_gen_low=(3, 11 if old else 10),
         mmio_gen_high=(54 if old else 52, 62),
         software_accessed=kernel == "6.18",
+        has_ad_bits=ad_bits,
     )

@@ -91,6 +91,7 @@ class TablePage:
         flags: Guard,
         refcount: Guard,
         invalid: Guard,
+        parents: Guard,
         unsync: Guard | None = None,
     ) -> None:
         self.number = number
@@ -112,13 +113,13 @@ class TablePage:
         )
         if unsync is not None:
             self.parent_ptes = layout.cell(
-                f"{self.name}.parent_ptes", (), chunk=chunk, guard=invalid, page=self
+                f"{self.name}.parent_ptes", (), chunk=chunk, guard=parents, page=self
             )
             self.shadowed = layout.cell(
                 f"{self.name}.shadowed_translation",
                 ((0, 0),) * entries,
                 chunk=chunk,
-                guard=invalid,
+                guard=parents,
                 page=self,
             )
             self.unsync = layout.cell(

@@ -12,20 +12,35 @@ from tdpmmu.mmu.tdp_iter import TdpIter
 
 
 class FastPageFault(DirtyLog):
-    """A write to a page that is only write-protected gets its W bit back by a cmpxchg."""
+    """What write protection or access tracking has taken from a leaf comes back by a cmpxchg."""
+
+    def page_fault_can_be_fast(self, fault: Fault) -> bool:
+        """``page_fault_can_be_fast``: a write that is not allowed, or perhaps access tracking."""
+        if not fault.present:
+            return not self.kvm.format.has_ad_bits
+        return fault.write
+
+    def is_access_allowed(self, fault: Fault, spte: int) -> bool:
+        """``is_access_allowed``."""
+        spte_format = self.kvm.format
+        if fault.execute:
+            return spte_format.is_executable(spte)
+        if fault.write:
+            return spte_format.is_writable(spte)
+        return spte_format.is_readable(spte)
 
     async def fast_page_fault(self, vcpu: VcpuCells, fault: Fault) -> str:
-        """``fast_page_fault``: for writes to present leaves that are MMU-writable."""
-        if not (fault.present and fault.write):
+        """``fast_page_fault``."""
+        if not self.page_fault_can_be_fast(fault):
             return ""
         kvm = self.kvm
         slots = await Read(kvm.memslots[fault.as_id])
         await kvm.rcu.read_lock()
-        result = await self.make_writable(fault, slots.find(fault.gfn))
+        result = await self.fix_leaf(fault, slots.find(fault.gfn))
         await kvm.rcu.read_unlock()
         return result
 
-    async def make_writable(self, fault: Fault, slot: object) -> str:
+    async def fix_leaf(self, fault: Fault, slot: object) -> str:
         """The leaf as it is found under RCU, and one try to change it."""
         kvm = self.kvm
         spte = kvm.format
@@ -35,17 +50,22 @@ class FastPageFault(DirtyLog):
                 return ""
             if not spte.is_last(it.old_spte, it.level):
                 continue
-            if spte.is_writable(it.old_spte):
+            if self.is_access_allowed(fault, it.old_spte):
                 return RET_PF_SPURIOUS
-            if not spte.is_mmu_writable(it.old_spte):
+            new = it.old_spte
+            if spte.is_access_track(new):
+                new = spte.restore_acc_track(new) | spte.accessed
+            if fault.write and spte.is_mmu_writable(it.old_spte):
+                # A huge page of a slot that is logged has to be split, under the lock.
+                if it.level > 1 and getattr(slot, "log", False):
+                    return ""
+                new |= spte.writable
+            if new == it.old_spte or not self.is_access_allowed(fault, new):
                 return ""
-            # A huge page of a slot that is logged has to be split, under the lock.
-            if it.level > 1 and getattr(slot, "log", False):
-                return ""
-            new = it.old_spte | spte.writable
             if not await CmpXchgSpte(it.sptep, it.old_spte, new):
                 return ""
-            await self.fast_page_fault_fixed(slot, fault.gfn)
+            if spte.is_writable(new) and not spte.is_writable(it.old_spte):
+                await self.fast_page_fault_fixed(slot, fault.gfn)
             await self.trace_fast_page_fault(fault, it.sptep, it.old_spte, new)
             return RET_PF_FIXED
         return ""

@@ -224,7 +224,8 @@ class Kvm:
         self._page_guards: dict[str, Any] = {
             "flags": nx_flag,
             "refcount": UnderEitherMode(self.mmu_lock, Visitors("root counts", self.alive)),
-            "invalid": write,
+            "invalid": UnderWriteLock(self.mmu_lock, lockless_reads=True),
+            "parents": write,
             "unsync": unsync if config.shadow_pages else None,
         }
         self.pools = [self.make_pool(number, size) for number, size in enumerate(config.pools)]

@@ -28,7 +28,8 @@ Debt = tuple[int, int, Entry]
 def _takes_nothing(spte_format: SpteFormat, old: int, new: int) -> bool:
     """Whether a leaf still allows all that it allowed."""
     # Write access that dirty logging takes is flushed before its ioctl returns, without the lock;
-    # the SPTE stays MMU-writable and says so.
+    # the SPTE stays MMU-writable and says so.  For access tracking nobody flushes.
+    old, new = spte_format.granted(old), spte_format.granted(new)
     writable = spte_format.is_writable(new) or spte_format.is_mmu_writable(new)
     return (
         spte_format.is_shadow_present(new)
@@ -40,6 +41,7 @@ def _takes_nothing(spte_format: SpteFormat, old: int, new: int) -> bool:
 
 def _allowed(spte_format: SpteFormat, held: int, old: int) -> bool:
     """Whether an SPTE gave what is held; if it had lost that before, somebody else owes for it."""
+    old = spte_format.granted(old)
     return spte_format.is_writable(held) <= spte_format.is_writable(
         old
     ) and spte_format.is_executable(held) <= spte_format.is_executable(old)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from tdpmmu.mmu.ageing import NO_AD_BITS
 from tdpmmu.scenarios.question import Question
 from tdpmmu.scenarios.script import Script
 from tdpmmu.versions.registry import apply, kernel_class, patch_class
@@ -41,6 +42,7 @@ OPTIONS = (
     "initially-set",
     "pml initially-set",
     "no-eager-page-split",
+    "no-ad-bits",
 )
 """Not ``initially-set no-eager-page-split``: docs/findings.md says what that does."""
 
@@ -67,11 +69,13 @@ def scripts(draw: st.DrawFn) -> Script:
     others = draw(st.lists(st.sampled_from(HOST + user), min_size=1, max_size=2, unique=True))
     threads += [f"t{number}: {action}" for number, action in enumerate(others)]
     setup = draw(st.lists(st.sampled_from(("w0", "x0", "r2", "x2", "w1")), max_size=2))
+    options = draw(st.sampled_from(OPTIONS))
     return Script(
         threads="; ".join(threads),
         setup=" ".join(setup),
         slots=draw(st.sampled_from(SLOTS)),
         flush=draw(st.sampled_from(("bare-metal", "ranged"))),
-        options=draw(st.sampled_from(OPTIONS)),
+        options=options,
+        format="ept" if options == NO_AD_BITS else "npt",
         pages=10,
     )

@@ -24,7 +24,7 @@ from tdpmmu.arch.geometry import Geometry
 from tdpmmu.arch.guest import GuestPaging
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import Park
-from tdpmmu.arch.spte import spte_format
+from tdpmmu.arch.spte import SpteFormat, spte_format
 from tdpmmu.arch.table import SetPrivate, TablePage
 from tdpmmu.events.records import (
     DirtyLogChanged,
@@ -37,6 +37,7 @@ from tdpmmu.events.records import (
 from tdpmmu.machine.op import FREE, Emit, Op, Read, Step, WaitUntil
 from tdpmmu.machine.state import State
 from tdpmmu.machine.thread import Machine, Thread
+from tdpmmu.mmu.ageing import NO_AD_BITS
 from tdpmmu.mmu.kvm import Config, Kvm
 from tdpmmu.mmu.log_protect import PML
 from tdpmmu.scenarios.actions import table
@@ -205,6 +206,14 @@ class _Builder:
                 roots[min(number, len(roots) - 1)], self.tables, script.levels
             )
 
+    def spte_format(self) -> SpteFormat:
+        """The CPU's format; ``no-ad-bits`` takes accessed and dirty bits from it."""
+        options = self.script.options.split()
+        ad_bits = NO_AD_BITS not in options
+        if not ad_bits and PML in options:
+            raise ValueError(f"options {PML} and {NO_AD_BITS} exclude each other")
+        return spte_format(self.script.format, self.mmu_class.spte_kernel, ad_bits=ad_bits)
+
     def setup_spaces(self) -> list[int]:
         return [1 for text in self.script.setup.split() if text.startswith("1:")]
 
@@ -216,7 +225,7 @@ class _Builder:
         self.kvm = kvm = Kvm(
             Config(
                 geometry=Geometry(script.levels, script.fanout),
-                spte_format=spte_format(script.format, self.mmu_class.spte_kernel),
+                spte_format=self.spte_format(),
                 threads=len(threads) + 2,
                 vcpus=len(vcpus),
                 parked=len(parked),

@@ -156,15 +156,26 @@ class Linux_6_1(Linux_5_13):
         await super().set_spte(it, new)
 
     def has_volatile_bits(self, spte: int, level: int) -> bool:
-        """``spte_has_volatile_bits``: hardware may set A or D, a fast page fault W."""
+        """``spte_has_volatile_bits``: hardware may set A or D, a fast page fault R, W and X."""
         spte_format = self.kvm.format
         if not spte_format.is_shadow_present(spte) or not spte_format.is_last(spte, level):
             return False
         if spte_format.is_mmu_writable(spte) and not spte_format.is_writable(spte):
             return True
+        if spte_format.is_access_track(spte):
+            return True
+        if not spte_format.ad_enabled(spte):
+            return False
         if not spte & spte_format.accessed:
             return True
         return spte_format.is_writable(spte) and not spte_format.is_dirty(spte)
+
+    async def write_spte(self, it: TdpIter, new: int) -> None:
+        """``kvm_tdp_mmu_write_spte``: an exchange where a bit could be lost otherwise."""
+        if self.has_volatile_bits(it.old_spte, it.level):
+            it.old_spte = await XchgSpte(it.sptep, new)
+        else:
+            await super().write_spte(it, new)
 
     async def clear_spte_bits(self, it: TdpIter, mask: int) -> None:
         """``tdp_mmu_clear_spte_bits``: an atomic AND where a bit could be lost otherwise."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from tdpmmu.arch.hardware import VcpuCells
-from tdpmmu.arch.table import Header, ReadHeader, ReadSpte, TablePage
+from tdpmmu.arch.table import (
+    ClearSpteBits,
+    CmpXchgSpte,
+    Header,
+    ReadHeader,
+    ReadSpte,
+    TablePage,
+)
 from tdpmmu.events.records import (
     HugePageRecovered,
     NxPageAccounted,
@@ -16,6 +23,7 @@ from tdpmmu.events.records import (
 )
 from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read, Write
 from tdpmmu.mmu.kvm import Memslot
+from tdpmmu.mmu.notifier import GfnRange
 from tdpmmu.mmu.shadow import InvalidList
 from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.versions.linux_6_12 import Linux_6_12
@@ -29,6 +37,7 @@ class Linux_6_18(Linux_6_12):
     changes: ClassVar[tuple[str, ...]] = (
         "13e2e4f62a4b huge pages take the place of tables as dirty logging ends (6.13)",
         "every SPTE that is made writable is made dirty (6.13)",
+        "accessed bits are cleared without mmu_lock, and without A/D bits kept by software (6.15)",
         "43fb96ae7855 the worker is made by the first vCPU that runs (6.14)",
         "6777885605e1 one list for the TDP MMU, one for the legacy MMU (6.18)",
         "3ccbf6f47098 a prefault does not wait for a slot that is going away (6.18)",
@@ -86,6 +95,45 @@ class Linux_6_18(Linux_6_12):
     def made_again(self, spte: int) -> int:
         """Whatever is writable is dirty (6.13)."""
         return spte
+
+    def has_volatile_bits(self, spte: int, level: int) -> bool:
+        """``spte_needs_atomic_update``: ageing looks at no lock; a lost accessed bit is no loss."""
+        spte_format = self.kvm.format
+        if not spte_format.is_shadow_present(spte) or not spte_format.is_last(spte, level):
+            return False
+        if spte_format.is_mmu_writable(spte) and not spte_format.is_writable(spte):
+            return True
+        if not spte_format.ad_enabled(spte):
+            return True
+        return spte_format.is_writable(spte) and not spte_format.is_dirty(spte)
+
+    async def age_ranges(self, ranges: tuple[GfnRange, ...]) -> bool:
+        """``kvm_age_gfn``: the TDP MMU's leaves without ``mmu_lock`` (6.15)."""
+        young = False
+        for as_id, start, end in ranges:
+            aged = await self.tdp_mmu_age_gfn_range(as_id, start, end)
+            young = young or aged
+        return young
+
+    async def tdp_mmu_age_gfn_range(self, as_id: int, start: int, end: int) -> bool:
+        """``__kvm_tdp_mmu_age_gfn_range``: in an RCU section, in valid roots only."""
+        kvm = self.kvm
+        young = False
+        await kvm.rcu.read_lock()
+        for root in await Read(kvm.tdp_mmu_roots):
+            if await self.page_as_id(root) == as_id and not await Read(root.invalid):
+                aged = await self.age_gfn_range_in(root, start, end)
+                young = young or aged
+        await kvm.rcu.read_unlock()
+        return young
+
+    async def clear_young_bits(self, it: TdpIter, mask: int) -> None:
+        """``tdp_mmu_clear_spte_bits_atomic``."""
+        await ClearSpteBits(it.sptep, mask)
+
+    async def write_spte(self, it: TdpIter, new: int) -> None:
+        """``__tdp_mmu_set_spte_atomic`` of ageing: who was first has made it young again."""
+        await CmpXchgSpte(it.sptep, it.old_spte, new)
 
     async def wake_worker(self) -> None:
         """``kvm_wake_nx_recovery_thread``: there is none before the first vCPU has run (6.14)."""

@@ -41,9 +41,9 @@ def track(context: Context, text: str) -> Run:
 
 
 def age(context: Context, text: str) -> Run:
-    """``age:FIRST-LAST``: the host's ``clear_young``."""
+    """``age:FIRST-LAST``: the host's ``clear_young`` of these host pages."""
     gfns = context.gfns(text)
-    return lambda: context.mmu.age_gfn_range(gfns[0], gfns[-1] + 1)
+    return lambda: context.mmu.age_hva_range(gfns[0], gfns[-1] + 1)
 
 
 def emulate(context: Context, text: str) -> Run:
