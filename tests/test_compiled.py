@@ -18,7 +18,8 @@ from tdpmmu.worlds.explore.progress import check_progress
 
 pytest.importorskip("numba")
 
-from tdpmmu.worlds.explore.fast import kernels, loop
+from tdpmmu.worlds.explore.fast import control, kernels, loop
+from tdpmmu.worlds.explore.fast.known import Known
 from tdpmmu.worlds.explore.fast.store import Store
 
 FIGURES = (
@@ -110,7 +111,8 @@ def test_going_on_in_the_middle(after: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_sets_that_grow_from_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "Store", lambda threads: Store(threads, states=8))
+    monkeypatch.setattr(loop, "Store", lambda ctl: Store(ctl, states=8))
+    monkeypatch.setattr(loop, "Known", lambda ctl, chunks: Known(ctl, chunks, shared=4))
     both(lambda: incr(3, 2), reduce=False)
     both(lambda: question("z1", FIXED).build().machine)
 
@@ -123,7 +125,7 @@ def test_parents() -> None:
 
 
 def test_memory_is_asked_for_only_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "Store", lambda threads: Store(threads, states=8))
+    monkeypatch.setattr(loop, "Store", lambda ctl: Store(ctl, states=8))
     found = explore(incr(3, 2), reduce=False, loop=COMPILED, budget=Budget(memory=1))
     assert found.result.stopped == "the budget of 1 MiB is used up"
     assert not found.result.exhausted
@@ -135,8 +137,8 @@ def test_a_broken_set_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forgetful(ctl: Any, *rest: Any) -> int:
         code: int = real(ctl, *rest)
-        if code == kernels.DONE and ctl[kernels.COUNT] > 20:
-            ctl[kernels.COUNT] -= 1
+        if code == control.DONE and ctl[control.COUNT] > 20:
+            ctl[control.COUNT] -= 1
         return code
 
     monkeypatch.setattr(kernels, "advance", forgetful)

@@ -27,7 +27,7 @@ from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.position import Positions
-from tdpmmu.worlds.explore.turn import Choices, Mistrust, Turn, Turns
+from tdpmmu.worlds.explore.turn import Choices, Mistrust, Segment, Turn, Turns
 
 POSITION_BITS = 18
 """Room for one thread's positions in a packed key."""
@@ -147,8 +147,8 @@ class Explorer:
         self.positions = [Positions(thread.start) for thread in machine.threads]
         self.chunks = ChunkTable(len(machine.initial))
         self.turns = Turns(machine, self.positions, self.chunks, reduce=reduce)
-        self._ids: dict[Shared, int] = {}
-        self.shared: list[Shared] = []
+        self.shared: Sequence[Shared] = []
+        self.intern = self._interning()
         self._tables: Sequence[Mapping[int, Entry]] = [{} for _ in machine.threads]
         self._progress: Sequence[Mapping[int, int]] = [{} for _ in machine.threads]
         self.order: Sequence[int] = []
@@ -161,13 +161,20 @@ class Explorer:
 
     # --- interning --------------------------------------------------------------------------------
 
-    def intern(self, shared: Shared) -> int:
-        """The number of a shared state."""
-        number = self._ids.get(shared)
-        if number is None:
-            number = self._ids[shared] = len(self.shared)
-            self.shared.append(shared)
-        return number
+    def _interning(self) -> Callable[[Shared], int]:
+        numbers: dict[Shared, int] = {}
+        shared: list[Shared] = []
+        self.shared = shared
+
+        def intern(one: Shared) -> int:
+            """The number of a shared state."""
+            number = numbers.get(one)
+            if number is None:
+                number = numbers[one] = len(shared)
+                shared.append(one)
+            return number
+
+        return intern
 
     def unpack(self, key: int) -> tuple[int, list[int]]:
         """A packed global state as the numbers of the shared state and of the positions."""
@@ -330,11 +337,19 @@ class Explorer:
         """Fill in what the thread's turns change from here."""
         number, position = lookup >> POSITION_BITS, lookup & self._mask
         lane = POSITION_BITS * thread
-        choices, turns = self.turns_from(thread, number, position, current)
-        deltas = [
-            ((after - number) << self.shift) + ((end - position) << lane) for after, end, _ in turns
-        ]
-        flags = sum(progress << i for i, (_, _, progress) in enumerate(turns))
+        shared = self.shared[number]
+        choices, outcomes = self.choices_from(thread, shared, position, current)
+        deltas: list[int] = []
+        flags = 0
+        for outcome in outcomes:
+            flags |= outcome.progress << len(deltas)
+            chunks = list(shared)
+            for index, chunk in outcome.chunks:
+                chunks[index] = chunk
+            after = self.intern(tuple(chunks))
+            deltas.append(
+                ((after - number) << self.shift) + ((outcome.position - position) << lane)
+            )
         entry: Entry = tuple(deltas)
         if choices.rival is not None:
             entry = choices.rival
@@ -345,15 +360,14 @@ class Explorer:
         self._tables[thread][lookup] = entry  # type: ignore[index]
         return entry
 
-    def turns_from(
-        self, thread: int, number: int, position: int, current: int
-    ) -> tuple[Choices, list[tuple[int, int, bool]]]:
-        """What the thread can do, and where that leads: ``(shared state, position, progress)``.
+    def choices_from(
+        self, thread: int, shared: Shared, position: int, current: int
+    ) -> tuple[Choices, list[Segment]]:
+        """What the thread can do, and how it ends, but for what harms, which ends the search there.
 
-        What it breaks is reported as reached from state ``current``; turns that harm lead nowhere.
+        What it breaks is reported as reached from state ``current``.
         """
-        shared = self.shared[number]
-        turns: list[tuple[int, int, bool]] = []
+        outcomes: list[Segment] = []
         choices = self.turns.choices(shared, thread, position)
         for outcome in choices.outcomes:
             if outcome.violations or outcome.failure:
@@ -366,11 +380,8 @@ class Explorer:
                     continue
             if outcome.position > self._mask:
                 raise OverflowError("too many positions in one thread")
-            chunks = list(shared)
-            for index, chunk in outcome.chunks:
-                chunks[index] = chunk
-            turns.append((self.intern(tuple(chunks)), outcome.position, outcome.progress))
-        return choices, turns
+            outcomes.append(outcome)
+        return choices, outcomes
 
     def _harmed(self, turn: Turn, current: int) -> bool:
         """Report what a turn breaks; whether there is no point in going on from there."""

@@ -89,12 +89,14 @@ class Choices:
     """What a thread can do next.
 
     ``urgent``: nobody can tell when it happens, so it may as well happen first.  ``rival``: blocked
-    until that thread has moved, and that alone need be looked at.
+    until that thread has moved, and that alone need be looked at.  ``chunks``: all that it depends
+    on.
     """
 
     outcomes: tuple[Segment, ...]
     urgent: bool
     rival: int | None
+    chunks: tuple[int, ...]
 
 
 _Found = TypeVar("_Found")
@@ -192,7 +194,12 @@ class Turns:
             if all(outcome.stuck for outcome in outcomes):
                 outcomes = ()  # whatever it chooses, it has to wait
             urgent, rival = self._order(shared, thread, position, looked)
-            found = Choices(outcomes, urgent and bool(outcomes), None if outcomes else rival)
+            found = Choices(
+                outcomes,
+                urgent and bool(outcomes),
+                None if outcomes else rival,
+                tuple(sorted(looked)),
+            )
             known.add(looked, shared, found)
         return found
 

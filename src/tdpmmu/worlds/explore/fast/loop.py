@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import kernels as k
+from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.store import Store, Words
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 SLICE = 1 << 16
 """States between two looks at budgets and at Ctrl-C."""
+
+FULL = (c.FULL_STATES, c.FULL_PLACES, c.FULL_SHARED, c.FULL_ENTRIES)
 
 NO_LIMIT = 1 << 62
 
@@ -30,7 +34,10 @@ class CompiledLoop:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
         threads = explorer.machine.threads
-        self.store = Store(len(threads))
+        ctl = np.zeros(c.FIELDS, np.int64)
+        ctl[c.THREADS] = len(threads)
+        self.store = Store(ctl)
+        self.known = Known(ctl, len(explorer.machine.initial))
         self._lanes = np.array([t for t, one in enumerate(threads) if not one.alone], np.int64)
         self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
         self._ended = np.full(len(threads), -1, np.int64)
@@ -38,7 +45,7 @@ class CompiledLoop:
 
     def take_over(self, current: int, transitions: int, level_ends: int, ended: list[int]) -> None:
         """Copy what the plain loop knows; from here on the explorer reads the arrays."""
-        explorer, store = self.explorer, self.store
+        explorer, store, known = self.explorer, self.store, self.known
         bits, mask, shift = explorer.bits, (1 << explorer.bits) - 1, explorer.shift
         shared = np.array([key >> shift for key in explorer.order], np.int64)
         columns = [
@@ -47,13 +54,15 @@ class CompiledLoop:
         ]
         parents = [explorer.parents[number] for number in range(1, len(shared))]
         children = np.bincount(np.array(parents, np.int64), minlength=current)
+        for one in explorer.shared:
+            known.intern(one)
         store.take_over(shared, np.stack(columns, axis=1), children, current)
         for thread, table in enumerate(explorer._tables):
             flags_of = explorer._progress[thread]
             for lookup, entry in table.items():
                 number, position = lookup >> bits, lookup & mask
                 if isinstance(entry, int):
-                    store.add_entry(thread, number, position, k.BLOCKED, entry, [])
+                    known.add_entry(thread, number, position, c.BLOCKED, entry, [])
                     continue
                 flags = flags_of.get(lookup, 0)
                 turns = [
@@ -64,22 +73,24 @@ class CompiledLoop:
                     )
                     for i, delta in enumerate(entry)
                 ]
-                kind = k.URGENT if type(entry) is list else k.FREE
-                store.add_entry(thread, number, position, kind, len(turns), turns)
+                kind = c.URGENT if type(entry) is list else c.FREE
+                known.add_entry(thread, number, position, kind, len(turns), turns)
         ctl = store.ctl
-        ctl[k.TRANSITIONS], ctl[k.LEVEL_ENDS] = transitions, level_ends
-        ctl[k.DEPTH] = explorer.result.depth
+        ctl[c.TRANSITIONS], ctl[c.LEVEL_ENDS] = transitions, level_ends
+        ctl[c.DEPTH] = explorer.result.depth
         self._ended[:] = ended
         packing = Packing(store, bits)
         explorer.order = Order(packing)
         explorer.number = Numbers(packing)
         explorer.parents = Parents(store)
-        tables = [Table(packing, thread) for thread in range(store.threads)]
+        explorer.shared = SharedStates(known)
+        explorer.intern = known.intern
+        tables = [Table(packing, known, thread) for thread in range(store.threads)]
         explorer._tables = tables
         explorer._progress = [Flags(table) for table in tables]
 
     def _advance(self, lanes: Words, ended: Words, together: bool) -> int:
-        s = self.store
+        s, known = self.store, self.known
         code: int = k.advance(
             s.ctl,
             s.order,
@@ -87,9 +98,15 @@ class CompiledLoop:
             s.slots,
             s.rows,
             s.row_slots,
-            s.keys,
-            s.offsets,
-            s.pool,
+            known.values,
+            known.hashes,
+            known.shared_slots,
+            known.keys,
+            known.offsets,
+            known.pool,
+            known.first_view,
+            known.facts,
+            known.fact_slots,
             lanes,
             ended,
             together,
@@ -100,44 +117,53 @@ class CompiledLoop:
         """Search until everything is seen, or the explorer says that it is enough."""
         explorer, ctl = self.explorer, self.store.ctl
         budget = explorer.budget
-        ctl[k.STATES] = budget.states or NO_LIMIT
-        ctl[k.LIMIT] = ctl[k.CURRENT] + SLICE
+        ctl[c.STATES] = budget.states or NO_LIMIT
+        ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
         try:
             while True:
                 code = self._advance(self._lanes, self._ended, False)
-                if code == k.MISSED:
+                if code == c.MISSED:
                     self._fill()
-                elif code == k.HALTED:
+                elif code == c.HALTED:
                     if not self._all_halted():
                         return
-                elif code == k.PAUSED:
+                elif code == c.PAUSED:
                     if self._enough(began):
                         return
-                elif code == k.DONE:
+                elif code == c.DONE:
                     explorer.result.exhausted = not explorer.found_first()
                     return
                 elif not self._grow(code):
                     return
         finally:
-            explorer.result.transitions = int(ctl[k.TRANSITIONS])
-            explorer.result.depth = int(ctl[k.DEPTH])
+            explorer.result.transitions = int(ctl[c.TRANSITIONS])
+            explorer.result.depth = int(ctl[c.DEPTH])
 
     def _fill(self) -> None:
         """Run the thread's own code for a look-up that missed."""
         explorer, ctl = self.explorer, self.store.ctl
-        thread, shared = int(ctl[k.MISSED_THREAD]), int(ctl[k.MISSED_SHARED])
-        position = int(ctl[k.MISSED_POSITION])
+        thread, shared = int(ctl[c.MISSED_THREAD]), int(ctl[c.MISSED_SHARED])
+        position = int(ctl[c.MISSED_POSITION])
         broken = len(explorer.result.violations)
-        choices, turns = explorer.turns_from(thread, shared, position, int(ctl[k.CURRENT]))
+        choices, outcomes = explorer.choices_from(
+            thread, explorer.shared[shared], position, int(ctl[c.CURRENT])
+        )
+        kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
         if choices.rival is not None:
-            self.store.add_entry(thread, shared, position, k.BLOCKED, choices.rival, [])
-        else:
-            kind = k.URGENT if choices.urgent else k.FREE
-            self.store.add_entry(thread, shared, position, kind, len(turns), turns)
-            if not turns and explorer.positions[thread].op(position) is None:
-                self._ended[thread] = position
+            kind, above, outcomes = c.BLOCKED, choices.rival, []
+        elif not outcomes and explorer.positions[thread].op(position) is None:
+            kind = c.GONE
+        self.known.add_fact(
+            thread,
+            position,
+            choices.chunks,
+            shared,
+            kind,
+            above,
+            [(outcome.position, outcome.progress, outcome.chunks) for outcome in outcomes],
+        )
         if len(explorer.result.violations) > broken and explorer.first:
-            ctl[k.LIMIT] = ctl[k.CURRENT] + 1
+            ctl[c.LIMIT] = ctl[c.CURRENT] + 1
 
     def _all_halted(self) -> bool:
         """Nobody moves: those that run alone do, if all others have ended; or it is the end.
@@ -145,27 +171,27 @@ class CompiledLoop:
         False if there is no room.
         """
         explorer, ctl = self.explorer, self.store.ctl
-        current = int(ctl[k.CURRENT])
+        current = int(ctl[c.CURRENT])
         key = explorer.order[current]
         broken = len(explorer.result.violations)
-        code = k.HALTED
+        code = c.HALTED
         if explorer._ended(key):
-            limit, ctl[k.LIMIT] = int(ctl[k.LIMIT]), current + 1
+            limit, ctl[c.LIMIT] = int(ctl[c.LIMIT]), current + 1
             while True:
                 code = self._advance(self._alone, self._nobody, True)
-                if code == k.MISSED:
+                if code == c.MISSED:
                     self._fill()
-                elif code not in (k.FULL_STATES, k.FULL_PLACES):
+                elif code not in FULL:
                     break
                 elif not self._grow(code):
                     return False
-            ctl[k.LIMIT] = limit
-        if code == k.HALTED:
+            ctl[c.LIMIT] = limit
+        if code == c.HALTED:
             explorer._halted(current, key)
             self.store.children[current] = 0
-            ctl[k.CURRENT] = current + 1
+            ctl[c.CURRENT] = current + 1
         if len(explorer.result.violations) > broken and explorer.first:
-            ctl[k.LIMIT] = current + 1
+            ctl[c.LIMIT] = current + 1
         return True
 
     def _enough(self, began: float) -> bool:
@@ -173,26 +199,31 @@ class CompiledLoop:
         explorer, ctl = self.explorer, self.store.ctl
         if explorer.found_first():
             return True
-        if ctl[k.COUNT] > ctl[k.STATES]:
+        if ctl[c.COUNT] > ctl[c.STATES]:
             explorer.stopped_by_states()
             return True
-        ctl[k.LIMIT] = ctl[k.CURRENT] + SLICE
-        explorer.result.transitions = int(ctl[k.TRANSITIONS])
-        explorer.result.depth = int(ctl[k.DEPTH])
+        ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
+        explorer.result.transitions = int(ctl[c.TRANSITIONS])
+        explorer.result.depth = int(ctl[c.DEPTH])
         return explorer._budget_used(began)
 
     def _grow(self, code: int) -> bool:
         """Make room, if the budget of memory has any."""
-        store, memory = self.store, self.explorer.budget.memory
-        if memory:
-            arrays = store.bytes_used()["states" if code == k.FULL_STATES else "places"]
-            if getrusage(RUSAGE_SELF).ru_maxrss / 1024 + arrays / 2 / 2**20 > memory:
-                self.explorer.result.stopped = f"the budget of {memory:,} MiB is used up"
-                return False
-        if code == k.FULL_STATES:
-            store.grow_states()
-        else:
-            store.grow_places()
+        memory = self.explorer.budget.memory
+        used = {**self.store.bytes_used(), **self.known.bytes_used()}
+        what, grow, factor = {
+            c.FULL_STATES: ("states", self.store.grow_states, 0.5),
+            c.FULL_PLACES: ("places", self.store.grow_places, 0.5),
+            c.FULL_SHARED: ("shared", self.known.grow_shared, 1),
+            c.FULL_ENTRIES: ("turns", self.known.grow_entries, 1),
+        }[code]
+        if (
+            memory
+            and getrusage(RUSAGE_SELF).ru_maxrss / 1024 + used[what] * factor / 2**20 > memory
+        ):
+            self.explorer.result.stopped = f"the budget of {memory:,} MiB is used up"
+            return False
+        grow()
         return True
 
 

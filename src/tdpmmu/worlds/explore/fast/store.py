@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import kernels as k
 
 Words = npt.NDArray[Any]
@@ -20,26 +21,22 @@ MOST_NUMBERS = 1 << 31
 """States, or places, beyond which numbers have no room in a slot."""
 
 
-def _slots_for(capacity: int) -> int:
+def slots_for(capacity: int) -> int:
+    """Slots for so many numbers."""
     return capacity * 5 // 4 + 8
 
 
 class Store:
-    """States in the order in which they were found, places, and the table of turns."""
+    """States in the order in which they were found, and places."""
 
-    def __init__(self, threads: int, states: int = 1 << 16) -> None:
-        self.threads = threads
-        self.ctl: Words = np.zeros(k.FIELDS, np.int64)
-        self.ctl[k.THREADS] = threads
+    def __init__(self, ctl: Words, states: int = 1 << 16) -> None:
+        self.ctl = ctl
+        self.threads = int(ctl[c.THREADS])
         self.order: Words = np.empty(0, np.uint64)
         self.children: Words = np.empty(0, np.uint16)
         self.slots: Words = np.empty(0, np.uint32)
         self.rows: Words = np.empty(0, np.uint32)
         self.row_slots: Words = np.empty(0, np.uint32)
-        self.keys: Words = np.zeros(1 << 14, np.int64)
-        self.offsets: Words = np.zeros(1 << 14, np.int64)
-        self.pool: Words = np.empty(1 << 14, np.int64)
-        self.used = 0
         self.grow_states(states)
         self.grow_places(states // 4)
 
@@ -53,59 +50,22 @@ class Store:
         self.slots = np.empty(0, np.uint32)  # given back before the new ones are asked for
         self.order.resize(capacity, refcheck=False)
         self.children.resize(capacity, refcheck=False)
-        self.slots = np.zeros(_slots_for(capacity), np.uint32)
-        self.ctl[k.NUMBER_BITS] = (capacity + 1).bit_length()
-        count = int(self.ctl[k.COUNT])
-        k.index_states(self.order, count, self.slots, self.ctl[k.NUMBER_BITS])
+        self.slots = np.zeros(slots_for(capacity), np.uint32)
+        self.ctl[c.NUMBER_BITS] = (capacity + 1).bit_length()
+        count = int(self.ctl[c.COUNT])
+        k.index_states(self.order, count, self.slots, self.ctl[c.NUMBER_BITS])
 
     def grow_places(self, capacity: int = 0) -> None:
         """Room for half as many more places, or for ``capacity``."""
         capacity = capacity or len(self.rows) // self.threads * 3 // 2
         self.row_slots = np.empty(0, np.uint32)
         self.rows.resize(capacity * self.threads, refcheck=False)
-        self.row_slots = np.zeros(_slots_for(capacity), np.uint32)
-        self.ctl[k.PLACE_BITS] = (capacity + 1).bit_length()
-        count = int(self.ctl[k.PLACES])
-        k.index_places(self.rows, count, self.threads, self.row_slots, self.ctl[k.PLACE_BITS])
+        self.row_slots = np.zeros(slots_for(capacity), np.uint32)
+        self.ctl[c.PLACE_BITS] = (capacity + 1).bit_length()
+        count = int(self.ctl[c.PLACES])
+        k.index_places(self.rows, count, self.threads, self.row_slots, self.ctl[c.PLACE_BITS])
 
     # --- filling ------------------------------------------------------------------------------
-
-    def add_entry(
-        self,
-        thread: int,
-        shared: int,
-        position: int,
-        kind: int,
-        above: int,
-        turns: list[tuple[int, int, bool]],
-    ) -> None:
-        """What a thread can do; ``above`` is the number of turns, or the rival."""
-        if len(turns) >= 1 << 10:
-            raise OverflowError("too many turns from one place")
-        need = self.used + len(turns) + 1
-        if need > len(self.pool):
-            self.pool.resize(2 * len(self.pool), refcheck=False)
-        self.pool[self.used] = above << 2 | kind
-        for i, (after, end, progress) in enumerate(turns, self.used + 1):
-            self.pool[i] = after << 32 | progress << 31 | end
-        if self.ctl[k.ENTRIES] + 1 > len(self.keys) // 3 * 2:
-            keys = np.zeros(2 * len(self.keys), np.int64)
-            offsets = np.zeros(2 * len(self.keys), np.int64)
-            k.move_entries(self.keys, self.offsets, keys, offsets)
-            self.keys, self.offsets = keys, offsets
-        k.put_entry(self.keys, self.offsets, shared, thread, position, self.used)
-        self.ctl[k.ENTRIES] += 1
-        self.used = need
-
-    def entry(self, thread: int, shared: int, position: int) -> list[int]:
-        """The head and the turns of an entry; KeyError if there is none."""
-        offset = int(k.find_entry(self.keys, self.offsets, shared, thread, position))
-        if offset < 0:
-            raise KeyError((thread, shared, position))
-        head = int(self.pool[offset])
-        count = 0 if head & 3 == k.BLOCKED else head >> 2
-        words: list[int] = self.pool[offset : offset + 1 + count].tolist()
-        return words
 
     def take_over(self, shared: Words, rows: Words, children: Words, current: int) -> None:
         """Begin with states that were found already, the first ``current`` of them searched."""
@@ -119,14 +79,14 @@ class Store:
         self.order[:count] = shared.astype(np.uint64) << np.uint64(32)
         self.order[:count] |= inverse.ravel().astype(np.uint64)
         self.children[: len(children)] = children
-        self.ctl[k.COUNT], self.ctl[k.PLACES], self.ctl[k.CURRENT] = count, len(places), current
-        k.index_states(self.order, count, self.slots, self.ctl[k.NUMBER_BITS])
-        k.index_places(self.rows, len(places), self.threads, self.row_slots, self.ctl[k.PLACE_BITS])
+        self.ctl[c.COUNT], self.ctl[c.PLACES], self.ctl[c.CURRENT] = count, len(places), current
+        k.index_states(self.order, count, self.slots, self.ctl[c.NUMBER_BITS])
+        k.index_places(self.rows, len(places), self.threads, self.row_slots, self.ctl[c.PLACE_BITS])
 
     # --- looking ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return int(self.ctl[k.COUNT])
+        return int(self.ctl[c.COUNT])
 
     def state(self, number: int) -> tuple[int, list[int]]:
         """The shared state and the positions of a state."""
@@ -138,18 +98,18 @@ class Store:
         """The number of a state, or -1."""
         row = np.array(positions, np.uint32)
         place, _, _ = k.find_places(
-            self.rows, self.row_slots, self.ctl[k.PLACE_BITS], row, 0, self.threads, -1, 0
+            self.rows, self.row_slots, self.ctl[c.PLACE_BITS], row, 0, self.threads, -1, 0
         )
         if place < 0:
             return -1
         key = np.uint64(shared << 32 | int(place))
-        return int(k.find_state(self.order, self.slots, self.ctl[k.NUMBER_BITS], key)[0])
+        return int(k.find_state(self.order, self.slots, self.ctl[c.NUMBER_BITS], key)[0])
 
     def parent(self, number: int) -> int:
         """The state from which a state was found first."""
         if number == 0:
             return 0
-        searched = min(int(self.ctl[k.CURRENT]) + 1, len(self))
+        searched = min(int(self.ctl[c.CURRENT]) + 1, len(self))
         return int(k.parent_of(self.children, searched, number))
 
     def bytes_used(self) -> dict[str, int]:
@@ -158,5 +118,4 @@ class Store:
         return {
             "states": states,
             "places": self.rows.nbytes + self.row_slots.nbytes,
-            "turns": self.keys.nbytes + self.offsets.nbytes + self.pool.nbytes,
         }

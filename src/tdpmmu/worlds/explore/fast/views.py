@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import overload
 
-from tdpmmu.worlds.explore.fast import kernels as k
+from tdpmmu.worlds.explore.fast import control as c
+from tdpmmu.worlds.explore.fast.known import Known
 from tdpmmu.worlds.explore.fast.store import Store
 
 Entry = tuple[int, ...] | list[int] | int
@@ -88,31 +89,32 @@ class Parents:
 class Table(Mapping[int, Entry]):
     """What one thread can do: the differences that its turns make to a packed state."""
 
-    def __init__(self, packing: Packing, thread: int) -> None:
+    def __init__(self, packing: Packing, known: Known, thread: int) -> None:
         self.packing = packing
+        self.known = known
         self.thread = thread
 
     def words(self, lookup: int) -> list[int]:
         """The head of an entry and its turns; KeyError if there is none."""
         packing = self.packing
         shared, position = lookup >> packing.bits, lookup & packing.mask
-        return packing.store.entry(self.thread, shared, position)
+        return self.known.entry(self.thread, shared, position)
 
     def __getitem__(self, lookup: int) -> Entry:
         head, *turns = self.words(lookup)
-        if head & 3 == k.BLOCKED:
+        if head & 3 == c.BLOCKED:
             return head >> 2
         packing = self.packing
         shared, position = lookup >> packing.bits, lookup & packing.mask
         lane = packing.bits * self.thread
         deltas = [
-            ((word >> 32) - shared << packing.shift) + ((word & k.POSITION_MASK) - position << lane)
+            ((word >> 32) - shared << packing.shift) + ((word & c.POSITION_MASK) - position << lane)
             for word in turns
         ]
-        return deltas if head & 3 == k.URGENT else tuple(deltas)
+        return deltas if head & 3 == c.URGENT else tuple(deltas)
 
     def __iter__(self) -> Iterator[int]:
-        for key in self.packing.store.keys.tolist():
+        for key in self.known.keys.tolist():
             if key and (key - 1) >> 18 & 63 == self.thread:
                 yield (key - 1) >> 24 << self.packing.bits | (key - 1) & (1 << 18) - 1
 

@@ -1,0 +1,41 @@
+"""The control block by which the compiled loop and its driver talk, and hashing."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, uint64
+
+CURRENT, COUNT, TRANSITIONS, DEPTH, LEVEL_ENDS, LIMIT, STATES, PLACES, ENTRIES = range(9)
+THREADS, NUMBER_BITS, PLACE_BITS, MISSED_THREAD, MISSED_SHARED, MISSED_POSITION = range(9, 15)
+CHUNKS, SHARED, SHARED_BITS, USED = range(15, 19)
+FIELDS = 19
+
+# Why the compiled loop came back.
+DONE, PAUSED, MISSED, HALTED, FULL_STATES, FULL_PLACES, FULL_SHARED, FULL_ENTRIES = range(8)
+
+# Kinds of entries; in the head's low bits, with the number of turns, or the rival, above.
+# ``GONE``: the thread has ended.
+FREE, URGENT, BLOCKED, GONE = range(4)
+
+POSITION_MASK = (1 << 31) - 1
+LOW = np.uint64(0xFFFFFFFF)
+S32 = np.uint64(32)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_M1 = np.uint64(0xBF58476D1CE4E5B9)
+_M2 = np.uint64(0x94D049BB133111EB)
+_S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+@njit(cache=True, inline="always")
+def mix(x):
+    """Spread 64 bits over 64 bits (the finalizer of splitmix64)."""
+    x = uint64(x) + _GOLDEN
+    x = (x ^ (x >> _S30)) * _M1
+    x = (x ^ (x >> _S27)) * _M2
+    return x ^ (x >> _S31)
+
+
+@njit(cache=True, inline="always")
+def slot_of(hashed, capacity):
+    """The first slot to look at: any capacity will do, since it multiplies instead of masking."""
+    return np.int64(((hashed >> S32) * uint64(capacity)) >> S32)

@@ -1,0 +1,197 @@
+"""What threads can do: facts, the entries made of them, and the shared states they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from tdpmmu.worlds.explore.chunks import Shared
+from tdpmmu.worlds.explore.fast import control as c
+from tdpmmu.worlds.explore.fast import facts as f
+from tdpmmu.worlds.explore.fast.store import Words, slots_for
+
+Outcome = tuple[int, bool, tuple[tuple[int, int], ...]]
+"""Where a turn leads: position, whether it gets on, and ``(chunk, number)`` of what it changes."""
+
+POSITIONS = 1 << 18
+
+
+class Known:
+    """The arrays behind look-ups."""
+
+    def __init__(self, ctl: Words, chunks: int, shared: int = 1 << 10) -> None:
+        self.ctl = ctl
+        self.chunks = chunks
+        ctl[c.CHUNKS], ctl[c.SHARED], ctl[c.USED] = chunks, 0, 0
+        self.values: Words = np.empty(0, np.uint32)
+        self.hashes: Words = np.empty(0, np.uint64)
+        self.shared_slots: Words = np.empty(0, np.uint32)
+        self.keys: Words = np.zeros(4 * shared, np.int64)
+        self.offsets: Words = np.zeros(4 * shared, np.int64)
+        self.pool: Words = np.empty(4 * shared, np.int64)
+        # By thread and position; what is not touched takes no memory.
+        self.first_view: Words = np.zeros((int(ctl[c.THREADS]), POSITIONS), np.int64)
+        self._views: dict[tuple[int, int], dict[tuple[int, ...], int]] = {}
+        self.facts: Words = np.empty(1 << 12, np.int64)
+        self.fact_slots: Words = np.zeros(1 << 8, np.int64)
+        self._facts = 0
+        self._written = 1
+        self.grow_shared(shared)
+
+    # --- growth -------------------------------------------------------------------------------
+
+    def grow_shared(self, capacity: int = 0) -> None:
+        """Room for twice as many shared states."""
+        capacity = capacity or 2 * len(self.hashes)
+        self.values.resize(capacity * self.chunks, refcheck=False)
+        self.hashes.resize(capacity, refcheck=False)
+        self.shared_slots = np.zeros(slots_for(capacity), np.uint32)
+        self.ctl[c.SHARED_BITS] = (capacity + 1).bit_length()
+        f.index_shared(
+            self.values,
+            self.hashes,
+            self.ctl[c.SHARED],
+            self.shared_slots,
+            self.ctl[c.SHARED_BITS],
+            self.chunks,
+        )
+
+    def grow_entries(self, turns: int = 0) -> None:
+        """Room for twice as many entries, and for one of so many turns."""
+        keys = np.zeros(2 * len(self.keys), np.int64)
+        offsets = np.zeros(2 * len(self.keys), np.int64)
+        f.move_entries(self.keys, self.offsets, keys, offsets)
+        self.keys, self.offsets = keys, offsets
+        self.pool.resize(2 * len(self.pool) + turns, refcheck=False)
+
+    # --- shared states --------------------------------------------------------------------------
+
+    def intern(self, shared: Shared) -> int:
+        """The number of a shared state."""
+        if self.ctl[c.SHARED] + 1 >= len(self.hashes):
+            self.grow_shared()
+        base = int(self.ctl[c.SHARED]) * self.chunks
+        self.values[base : base + self.chunks] = shared
+        return int(f.intern_row(self.ctl, self.values, self.hashes, self.shared_slots))
+
+    def shared(self, number: int) -> Shared:
+        """A shared state by its number."""
+        base = number * self.chunks
+        return tuple(self.values[base : base + self.chunks].tolist())
+
+    # --- entries --------------------------------------------------------------------------------
+
+    def add_entry(
+        self,
+        thread: int,
+        shared: int,
+        position: int,
+        kind: int,
+        above: int,
+        turns: Sequence[tuple[int, int, bool]],
+    ) -> None:
+        """What a thread can do; ``above`` is the number of turns, or the rival."""
+        used = int(self.ctl[c.USED])
+        if self.ctl[c.ENTRIES] + 1 > len(self.keys) // 3 * 2 or used + len(turns) + 1 > len(
+            self.pool
+        ):
+            self.grow_entries(len(turns))
+        self.pool[used] = above << 2 | kind
+        for i, (after, end, progress) in enumerate(turns, used + 1):
+            self.pool[i] = after << 32 | progress << 31 | end
+        f.put_entry(self.keys, self.offsets, f.entry_key(shared, thread, position), used)
+        self.ctl[c.ENTRIES] += 1
+        self.ctl[c.USED] = used + len(turns) + 1
+
+    def entry(self, thread: int, shared: int, position: int) -> list[int]:
+        """The head of an entry and its turns; KeyError if there is none."""
+        offset = int(f.find_entry(self.keys, self.offsets, shared, thread, position))
+        if offset < 0:
+            raise KeyError((thread, shared, position))
+        head = int(self.pool[offset])
+        count = head >> 2 if head & 3 in (c.FREE, c.URGENT) else 0
+        words: list[int] = self.pool[offset : offset + 1 + count].tolist()
+        return words
+
+    # --- facts ----------------------------------------------------------------------------------
+
+    def _write(self, words: Iterable[Any]) -> int:
+        new = np.array(list(words), np.int64)
+        at = self._written
+        while at + len(new) > len(self.facts):
+            self.facts.resize(2 * len(self.facts), refcheck=False)
+        self.facts[at : at + len(new)] = new
+        self._written = at + len(new)
+        return at
+
+    def _view(self, thread: int, position: int, chunks: tuple[int, ...]) -> int:
+        views = self._views.setdefault((thread, position), {})
+        view = views.get(chunks)
+        if view is None:
+            view = self._write((len(chunks), 0, *chunks))
+            if views:
+                self.facts[next(reversed(views.values())) + 1] = view
+            else:
+                self.first_view[thread, position] = view
+            views[chunks] = view
+        return view
+
+    def add_fact(
+        self,
+        thread: int,
+        position: int,
+        chunks: tuple[int, ...],
+        shared: int,
+        kind: int,
+        above: int,
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """What a thread can do whenever these chunks are as they are in this shared state."""
+        if len(outcomes) >= 1 << 10:
+            raise OverflowError("too many turns from one place")
+        view = self._view(thread, position, chunks)
+        base = shared * self.chunks
+        words = [view, *(int(self.values[base + chunk]) for chunk in chunks), above << 2 | kind]
+        for end, progress, changes in outcomes:
+            words += [progress << 31 | end, len(changes)]
+            for change in changes:
+                words += change
+        at = self._write(words)
+        self._facts += 1
+        if self._facts > len(self.fact_slots) // 3 * 2:
+            slots = np.zeros(2 * len(self.fact_slots), np.int64)
+            f.move_facts(self.facts, self.fact_slots, slots)
+            self.fact_slots = slots
+        _, slot = f.find_fact(self.facts, self.fact_slots, view, self.values, base)
+        self.fact_slots[slot] = at
+
+    def bytes_used(self) -> dict[str, int]:
+        """What the arrays take, by what they are for."""
+        return {
+            "shared": self.values.nbytes + self.hashes.nbytes + self.shared_slots.nbytes,
+            "turns": self.keys.nbytes + self.offsets.nbytes + self.pool.nbytes,
+            "facts": self.facts.nbytes + self.fact_slots.nbytes,
+        }
+
+
+class SharedStates(Sequence[Shared]):
+    """The shared states in the order in which they were found."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+
+    def __len__(self) -> int:
+        return int(self._known.ctl[c.SHARED])
+
+    @overload
+    def __getitem__(self, number: int) -> Shared: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Shared]: ...
+    def __getitem__(self, number: int | slice) -> Shared | list[Shared]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        return self._known.shared(number % len(self))
