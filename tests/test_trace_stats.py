@@ -287,6 +287,7 @@ def test_split_in_a_removed_subtree_counts_no_more() -> None:
         (0x1101, 1, 0x14),
         (0x1001, 2, 0x14),  # the mitigation did not lower the level
         (0x1001, 1, 0x6),  # a write
+        (1 << 63 | 1, 1, 0x14),  # no memslot: KVM_PFN_NOSLOT, were it as well aligned
     ],
 )
 def test_other_faults_do_not_count(pfn: int, level: int, error_code: int) -> None:

@@ -98,10 +98,78 @@ def run(
         (recording,) = boot(found, jobs, directory, timeout, heard)
     except LabError as error:
         raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(f"{error.filename or directory}: {error.strerror}") from None
     outcomes = run_checks(recording)
     for line in report(recording, outcomes, quiet):
         print(line)
     if not all(outcome.good for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@lab_app.command()
+def fuzz(
+    kernel: KernelOption = "6.12",
+    mmu: MmuOption = "tdp",
+    count: Annotated[int, typer.Option(min=1, help="Step lists to make up.")] = 20,
+    seed: Annotated[int, typer.Option(help="Other lists with another seed.")] = 0,
+    per_boot: Annotated[
+        int, typer.Option(min=1, max=100, help="Lists in each boot, each in a VM of its own.")
+    ] = 20,
+    no_shrink: Annotated[
+        bool, typer.Option("--no-shrink", help="Keep, but do not shrink.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", help="Directory to leave divergences in.")
+    ] = None,
+    package: Annotated[
+        str | None, typer.Option(help="Another Debian kernel package than the newest.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds a boot may take.")] = 300,
+) -> None:
+    """Make up step lists, run them on a real kernel, check each recording, shrink what is bad.
+
+    List number N depends on the seed and on N only.
+
+    Exit codes: 0 all checks are good, 1 a divergence was kept, 2 bad usage or no recording.
+    """
+    from collections import Counter
+
+    from tdpmmu.lab.errors import LabError
+    from tdpmmu.lab.fuzz import Fuzzer
+    from tdpmmu.lab.kernels import find_kernel
+    from tdpmmu.lab.vm import VmSetup
+
+    directory = out or Path(f"lab-fuzz-{kernel}-{mmu}")
+    started = time.monotonic()
+    good: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
+    divergences = 0
+    try:
+        VmSetup(mmu)
+        found = find_kernel(kernel, package)
+        make_room(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "console.txt").touch()
+        fuzzer = Fuzzer(found, directory, per_boot, timeout)
+        for number, result in enumerate(fuzzer.fuzz(mmu, seed, count, not no_shrink)):
+            for outcome in result.outcomes:
+                (good if outcome.good else bad)[outcome.check] += 1
+            for outcome in result.bad:
+                print(f"list {number}: {outcome.check}: {outcome.summary}")
+            if result.bad:
+                divergences += 1
+                print(f"  {result.case.command(kernel)}\n  kept in {result.where}", flush=True)
+            if (number + 1) % per_boot == 0 or number + 1 == count:
+                passed = time.monotonic() - started
+                print(f"{passed:6.1f} s  {number + 1} lists, {divergences} bad", flush=True)
+    except LabError as error:
+        raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(f"{error.filename or directory}: {error.strerror}") from None
+    for check in sorted({*good, *bad}):
+        print(f"{check}: {good[check]} of {good[check] + bad[check]} good")
+    if divergences:
         raise typer.Exit(1)
 
 

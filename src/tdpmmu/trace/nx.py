@@ -49,6 +49,9 @@ _NAMES = ACCOUNT | UNACCOUNT | ZAP_SP | _LOGGING_ON | _LOGGING_OFF
 _FETCH = {"npt": 1 << 4, "ept": 1 << 2}
 """``PFERR_FETCH_MASK``; for EPT the event has the exit qualification, whose bit 2 is the fetch."""
 
+_PFN_BITS = 52
+"""A pfn with higher bits is none: ``KVM_PFN_NOSLOT``, ``KVM_PFN_ERR_MASK``."""
+
 ENABLE = (
     "enable the events kvm_page_fault and kvm_mmu_spte_requested, or function tracing of "
     "track_possible_nx_huge_page (account_huge_nx_page up to 6.1)"
@@ -108,7 +111,8 @@ class NxSplits:
         """``kvm_mmu_spte_requested``; without a fault of its own (prefetch) it is no fetch."""
         self._saw_requests = True
         thread = self._thread(pid)
-        thread.request, thread.request_fetch = request, thread.fetch
+        thread.request = request
+        thread.request_fetch = thread.fetch and not request.pfn >> _PFN_BITS
         thread.fetch = False
 
     def changed(self, change: SpteChange, applied: Applied, pid: int, line: int) -> None:
