@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import lzma
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tdpmmu.cli.errors import UsageError
@@ -17,12 +22,15 @@ from tdpmmu.cli.lab import make_room
 from tdpmmu.cli.main import app
 from tdpmmu.lab import kernels
 from tdpmmu.lab.boot import Recording, boot
-from tdpmmu.lab.checks import CHECKS, Outcome, run_checks, statistics
+from tdpmmu.lab.cases import Case, random_case
+from tdpmmu.lab.checks import CHECKS, Outcome, replay, run_checks, statistics
 from tdpmmu.lab.cpio import CpioWriter
 from tdpmmu.lab.errors import LabError, need
-from tdpmmu.lab.initramfs import job
+from tdpmmu.lab.fuzz import Fuzzer
+from tdpmmu.lab.initramfs import Job, job
 from tdpmmu.lab.kernels import Kernel, find_kernel
 from tdpmmu.lab.modules import decompress, depends
+from tdpmmu.lab.shrink import shrink
 from tdpmmu.lab.steps import KINDS, describe, driver_program, parse
 from tdpmmu.lab.vm import VmSetup
 
@@ -163,7 +171,7 @@ def test_only_what_a_run_left_is_replaced(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-DATA = Path(__file__).parent / "data/traces/6.1-tdp1"
+DATA = Path(__file__).parent / "data/traces/6.1-lab"
 
 
 def recorded(directory: Path, mmu: str = "tdp", drop: str = "") -> Recording:
@@ -182,10 +190,10 @@ def test_the_statistics_check(tmp_path: Path) -> None:
     good = statistics(recorded(tmp_path))
     assert good is not None
     assert good.good
-    assert "84 of 84 numbers are the kernel's own" in good.summary
+    assert "20 of 20 numbers are the kernel's own" in good.summary
     bad = statistics(recorded(tmp_path, drop="kvm_tdp_mmu_spte_changed: as id 0 gfn 200 "))
     assert bad is not None
-    assert not bad.good
+    assert bad.kind == "numbers"
     assert statistics(recorded(tmp_path, mmu="shadow")) is None
 
 
@@ -196,10 +204,106 @@ def test_checks_are_a_list_of_functions(tmp_path: Path) -> None:
         return None
 
     def bad(recording: Recording) -> Outcome:
-        return Outcome("mine", False, str(recording.trace.exists()))
+        return Outcome("mine", "odd", str(recording.trace.exists()))
 
-    assert run_checks(recording, (silent, bad)) == [Outcome("mine", False, "True")]
-    assert CHECKS[0] is statistics
+    def broken(recording: Recording) -> Outcome:
+        raise ValueError("pfn")
+
+    (outcome,) = run_checks(recording, (broken,))
+    assert (outcome.check, outcome.kind) == ("broken", "exception")
+    assert outcome.summary == "ValueError in broken: pfn"
+    assert run_checks(recording, (silent, bad)) == [Outcome("mine", "odd", "True")]
+    assert (statistics, replay) == CHECKS
+
+
+def test_random_cases_make_sense_and_depend_on_seed_and_number_only() -> None:
+    for mmu in ("tdp", "legacy", "shadow"):
+        cases = [random_case(3, number, mmu) for number in range(300)]
+        assert all(case.valid for case in cases)
+        assert cases[200] == random_case(3, 200, mmu)
+        assert cases[200] != random_case(4, 200, mmu)
+        assert len(set(cases)) == len(cases)
+        names = {parse(word, case.setup)[0].name for case in cases for word in case.steps}
+        assert names == set(KINDS)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_shrinking_keeps_what_fails(seed: int) -> None:
+    """A failure that takes a getlog after a dlog+ on a VM with two vCPUs."""
+    case = random_case(seed, 0, "tdp")
+    case = dataclasses.replace(
+        case,
+        setup=dataclasses.replace(case.setup, vcpus=2),
+        steps=("dlog+", *case.steps, "getlog", "w@*:2&"),
+    )
+
+    def one_fails(one: Case) -> bool:
+        names = [step.partition(":")[0] for step in one.steps]
+        return (
+            one.setup.vcpus == 2 and "dlog+" in names and "getlog" in names[names.index("dlog+") :]
+        )
+
+    def fails(cases: list[Case]) -> list[bool]:
+        assert len(cases) <= 20
+        assert all(one.valid for one in cases)
+        return [one_fails(one) for one in cases]
+
+    smallest = shrink(case, fails, rounds=100)
+    assert smallest.steps == ("dlog+", "getlog")
+    assert smallest.setup == VmSetup(vcpus=2, blocks=1, guest="flat")
+    assert shrink(smallest, fails) == smallest
+
+
+def test_the_command_of_a_case_runs_it() -> None:
+    case = random_case(0, 1, "tdp")
+    words = shlex.split(case.command("6.1"))
+    assert words[:5] == ["tdpmmu", "lab", "run", "--kernel", "6.1"]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert options["--steps"] == case.text
+    assert options["--blocks"] == str(case.setup.blocks)
+
+
+def test_fuzzing_keeps_and_shrinks_divergences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a boot that records nothing, and a check that finds every x bad."""
+    boots = []
+
+    def no_boot(kernel: Kernel, jobs: list[Job], out: Path, timeout: float) -> list[Recording]:
+        boots.append(len(jobs))
+        out.mkdir(parents=True)
+        if any("collapse" in one.steps for one in jobs):
+            raise LabError("the guest was not done")
+        found = []
+        for number, one in enumerate(jobs):
+            (out / str(number)).mkdir(parents=True)
+            (out / str(number) / "steps.txt").write_text(one.steps)
+            found.append(Recording(out / str(number), kernel, one))
+        return found
+
+    def no_x(recording: Recording) -> Outcome | None:
+        bad = any(step.name == "x" for step in parse(recording.job.steps, recording.job.setup))
+        return Outcome("no-x", "x" if bad else "", "")
+
+    monkeypatch.setattr("tdpmmu.lab.fuzz.boot", no_boot)
+    kernel = Kernel("6.1", "linux-image", tmp_path, (), False)
+    said: list[str] = []
+    fuzzer = Fuzzer(kernel, tmp_path, 10, 1.0, (no_x,), said.append)
+    results = list(fuzzer.fuzz("tdp", 5, 30))
+    assert [one.case for one in results] == [random_case(5, number, "tdp") for number in range(30)]
+    assert max(boots) > 1
+    assert 1 in boots  # one by one, after a boot that failed
+    ran = [one for one in results if not any(o.check == "boot" for o in one.outcomes)]
+    for number, one in enumerate(results):
+        kept = tmp_path / f"divergence-{number}"
+        assert kept.exists() == bool(one.bad)
+        if one in ran and one.bad:
+            assert (kept / "steps.txt").read_text() == one.case.text
+            assert one.case.command("6.1") in (kept / "outcome.txt").read_text()
+            shrunk = (kept / "shrunk" / "steps.txt").read_text()
+            assert re.fullmatch(r"x(:\d+(\.\d+)?)?", shrunk), shrunk
+    assert ran
 
 
 # --- real runs ------------------------------------------------------------------------------------
@@ -222,6 +326,7 @@ def lab_tools() -> None:
             pytest.skip(f"apt-get {command[0]} failed")
 
 
+PLAIN = "w x:1-4 w sleep:300 w r dontneed:2-3 w:1-4 x:6 sleep:300"
 STEPS = (
     "w x:1-4 w sleep:300 r@1:1-8& w dlog+ getlog w:1-8/3 x:7 stop getlog w:1.0-1.511/64 dlog- r "
     "mmio slot- w:2 slot+ w@1 ro:3-5 r:3-5 w:4 rw w manual:3 dlog+ clearlog w:5 getlog clearlog "
@@ -232,14 +337,17 @@ STEPS = (
 @pytest.mark.parametrize("version", kernels.KERNELS)
 @pytest.mark.usefixtures("lab_tools")
 def test_a_real_kernel(version: str, tmp_path: Path) -> None:
-    """Two vCPUs, one of them in the background; all of the checks."""
+    """Two lists in one boot: one that all checks are good for, one with everything in it."""
     try:
         kernel = find_kernel(version)
     except LabError as error:
         pytest.skip(str(error))
-    setup = VmSetup(vcpus=2, blocks=8)
-    (recording,) = boot(kernel, [job(setup, STEPS)], tmp_path / "out", 120)
-    for outcome in run_checks(recording):
+    jobs = [job(VmSetup(blocks=8), PLAIN), job(VmSetup(vcpus=2, blocks=8), STEPS)]
+    plain, recording = boot(kernel, jobs, tmp_path / "out", 120)
+    outcomes = run_checks(plain)
+    assert [outcome.check for outcome in outcomes] == ["stats", "replay"]
+    for outcome in (*outcomes, statistics(recording)):
+        assert outcome is not None
         assert outcome.good, outcome
     log = recording.prog.read_text()
     assert "vCPU 0: 1 MMIO exits" in log

@@ -65,7 +65,7 @@ class Fuzzer:
             recordings = boot(self.kernel, [case.job() for case in cases], scratch, self.timeout)
         except LabError as error:
             if len(cases) == 1:
-                yield Result(cases[0], (Outcome("boot", False, str(error)),), scratch)
+                yield Result(cases[0], (Outcome("boot", "error", str(error)),), scratch)
                 return
             self.say(f"{error}; again, one by one")
             for case in cases:
@@ -92,8 +92,8 @@ class Fuzzer:
         return kept
 
     def _shrink(self, result: Result, to: Path) -> None:
-        """Find a smaller case that the same check finds bad; keep the last one's recording."""
-        names = {outcome.check for outcome in result.bad}
+        """Find a smaller case that is bad in the same way; keep the last one's recording."""
+        ways = {(outcome.check, outcome.kind) for outcome in result.bad}
         inner = Fuzzer(
             self.kernel, to.parent / "tries", self.per_boot, self.timeout, self.checks, self.say
         )
@@ -101,7 +101,7 @@ class Fuzzer:
         def fails(cases: list[Case]) -> list[bool]:
             verdicts: list[bool] = []
             for tried in inner._batch(cases):
-                bad = any(outcome.check in names for outcome in tried.bad)
+                bad = any((outcome.check, outcome.kind) in ways for outcome in tried.bad)
                 if bad and not any(verdicts) and tried.where is not None:
                     if to.exists():
                         shutil.rmtree(to)

@@ -70,15 +70,19 @@ class _Thread:
 
 
 class NxSplits:
-    """``nx_lpage_splits`` of the TDP MMU, from the trace's records in their order."""
+    """``nx_lpage_splits`` of the TDP MMU, from the trace's records in their order.
 
-    def __init__(self, fmt: SpteFormat) -> None:
+    ``accounting_traced``: the accounting functions are known to be traced, so that there is nothing
+    to infer even before their first line.
+    """
+
+    def __init__(self, fmt: SpteFormat, accounting_traced: bool = False) -> None:
         self.problems: list[tuple[int, str]] = []
         self._fmt = fmt
         self._fetch = _FETCH["ept" if fmt.name == "ept" else "npt"]
         self._threads: dict[int, _Thread] = {}
         self._counted: dict[int, Table] = {}
-        self._account_lines = False
+        self._account_lines = accounting_traced
         self._saw_requests = self._saw_faults = False
         self._saw_links = False
         self._mitigated = True

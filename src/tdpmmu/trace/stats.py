@@ -92,10 +92,13 @@ class Difference:
     kernel: int
 
 
-def trace_stats(reader: Trace, detector: Detector | None = None) -> TraceStats:
+def trace_stats(
+    reader: Trace, detector: Detector | None = None, accounting_traced: bool = False
+) -> TraceStats:
     """Read a whole trace; TraceError if it is broken or has no TDP MMU in it.
 
     ``detector`` says what is known of format and kernel beforehand; default: nothing.
+    ``accounting_traced``: the NX accounting functions are known to be traced.
     """
     if detector is None:
         detector = Detector()
@@ -118,7 +121,7 @@ def trace_stats(reader: Trace, detector: Detector | None = None) -> TraceStats:
             break
     fmt = detector.format
     stats = TraceStats(reader.name, reader.unit, fmt.name, fmt.kernel, not detector.kernel_given)
-    _Reading(reader, fmt, stats).run(held, records)
+    _Reading(reader, fmt, stats, accounting_traced).run(held, records)
     if not stats.changes:
         raise TraceError(
             f"{reader.name}: {reader.unit} {reader.line}: the trace ends without a "
@@ -136,11 +139,13 @@ def _matters(record: Record | Lost) -> bool:
 class _Reading:
     """The loop over the records, with the state that belongs to it."""
 
-    def __init__(self, reader: Trace, fmt: SpteFormat, stats: TraceStats) -> None:
+    def __init__(
+        self, reader: Trace, fmt: SpteFormat, stats: TraceStats, accounting_traced: bool
+    ) -> None:
         self._reader = reader
         self._stats = stats
         self._tables = TdpTables(fmt)
-        self._nx = NxSplits(fmt)
+        self._nx = NxSplits(fmt, accounting_traced)
         self._last: Record | None = None
 
     def run(self, held: list[Record | Lost], rest: Iterator[Record | Lost]) -> None:
