@@ -31,6 +31,7 @@ DOCUMENTS = (
     "docs/findings.md",
     "docs/writers.md",
     "docs/report.md",
+    "docs/verify.md",
 )
 TOKEN = re.compile(r"tdpmmu1-[A-Za-z0-9_-]+")
 LINKS = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")

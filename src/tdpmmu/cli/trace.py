@@ -12,6 +12,7 @@ import typer
 from tdpmmu.cli.convert import convert
 from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.replay import replay
+from tdpmmu.cli.verify import verify
 
 if TYPE_CHECKING:
     from tdpmmu.trace.stats import Difference, TraceStats
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 trace_app = typer.Typer(help="Read traces of real kernels.", no_args_is_help=True)
 trace_app.command()(convert)
 trace_app.command()(replay)
+trace_app.command()(verify)
 
 _COLUMNS = ("pages_4k", "pages_2m", "pages_1g", "nx_lpage_splits")
 

@@ -25,7 +25,7 @@ Debt = tuple[int, int, Entry]
 """The thread that zapped an entry, a vCPU that may still use it, and the entry."""
 
 
-def _takes_nothing(spte_format: SpteFormat, old: int, new: int) -> bool:
+def takes_nothing(spte_format: SpteFormat, old: int, new: int) -> bool:
     """Whether a leaf still allows all that it allowed."""
     # Write access that dirty logging takes is flushed before its ioctl returns, without the lock;
     # the SPTE stays MMU-writable and says so.  For access tracking nobody flushes.
@@ -84,7 +84,7 @@ class _Owed(Property):
         if (
             leaf
             and spte_format.is_last(event.new, event.level)
-            and _takes_nothing(spte_format, event.old, event.new)
+            and takes_nothing(spte_format, event.old, event.new)
         ):
             return
         end = event.gfn + hardware.geometry.pages(event.level)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol
 
+IN_INTERRUPT, UNKNOWN_DEPTH = -1, -2
+
 
 class TraceError(Exception):
     """The input is not the trace it should be; the message is one line."""
@@ -26,6 +28,9 @@ class Source(Protocol):
 
     def text_of(self, record: Record) -> str:
         """The record's fields as tracefs prints them."""
+
+    def depth_of(self, record: Record) -> int:
+        """See :attr:`Record.depth`."""
 
 
 class Record(NamedTuple):
@@ -60,6 +65,15 @@ class Record(NamedTuple):
     def text(self) -> str:
         """The fields as tracefs prints them."""
         return self.source.text_of(self)
+
+    @property
+    def depth(self) -> int:
+        """How deeply preemption was disabled: at least 1 for who holds a spinning lock.
+
+        :data:`IN_INTERRUPT` for what an interrupt did on top of the task, :data:`UNKNOWN_DEPTH` if
+        the file does not say.
+        """
+        return self.source.depth_of(self)
 
     @property
     def function(self) -> str:

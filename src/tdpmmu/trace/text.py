@@ -12,20 +12,32 @@ from contextlib import AbstractContextManager
 from typing import IO
 
 from tdpmmu.trace.fields import FunctionCall, fields_of_text
-from tdpmmu.trace.records import LOST, Lost, Record, Row, Trace, TraceError, shorten
+from tdpmmu.trace.records import (
+    IN_INTERRUPT,
+    LOST,
+    UNKNOWN_DEPTH,
+    Lost,
+    Record,
+    Row,
+    Trace,
+    TraceError,
+    shorten,
+)
 from tdpmmu.trace.streams import BrokenStream
 
 __all__ = ["Lost", "Record", "TraceError", "TraceReader", "open_trace", "shorten"]
 
 _LINE = re.compile(
     r"\s*(?P<task>\S.{0,15}?)-(?P<pid>\d{1,10})\s+(?:\([\s\d-]+\)\s+)?\[(?P<cpu>\d{1,6})\]"
-    r"\s+(?:\S+\s+)?(?P<time>\d{1,20}(?:\.\d{1,9})?):\s+(?P<rest>.*)"
+    r"\s+(?:(?P<flags>\S+)\s+)?(?P<time>\d{1,20}(?:\.\d{1,9})?):\s+(?P<rest>.*)"
 )
 _EVENT = re.compile(r"(?P<event>\w+):(?:\s+(?P<text>.*))?")
 _FUNCTION = re.compile(r"(?P<function>[\w.]+)(?: \[\w+\])? <-(?P<caller>[\w.]+)(?: \[\w+\])?")
 _STACK = {"<stack trace>": "kernel_stack", "<user stack trace>": "user_stack"}
 _LOST = re.compile(r"CPU:\s*(?P<cpu>\d{1,6}) \[LOST (?:(?P<count>\d{1,20}) )?EVENTS\]")
 _ENTRIES = re.compile(r"# entries-in-buffer/entries-written: (\d{1,20})/(\d{1,20})")
+
+_HEX_DIGITS = frozenset("0123456789abcdef")
 
 MAX_LINE = 1 << 16
 """Longest line in bytes; tracefs prints less than a page for each entry."""
@@ -72,6 +84,15 @@ class TraceReader(Trace):
         """The fields of a record as tracefs prints them."""
         return str(record.at[1])
 
+    def depth_of(self, record: Record) -> int:
+        """How many spinning locks the record's task held, by the columns before the time."""
+        flags = record.at[2]
+        if flags is None or len(flags) < 4:
+            return UNKNOWN_DEPTH
+        if flags[2] != ".":
+            return IN_INTERRUPT
+        return int(flags[3], 16) if flags[3] in _HEX_DIGITS else 0
+
     def _lines(self) -> Iterator[str]:
         stream = self._stream
         while True:
@@ -103,7 +124,7 @@ class TraceReader(Trace):
         match = _LINE.fullmatch(line)
         if not match:
             self.fail(f"{EXPECTED}; found {shorten(line)}")
-        task, pid, cpu, time, rest = match.groups()
+        task, pid, cpu, flags, time, rest = match.groups()
         fields = None
         if event := _EVENT.fullmatch(rest):
             name, text = event["event"], event["text"] or ""
@@ -119,7 +140,7 @@ class TraceReader(Trace):
             return None
         known = fields or fields_of_text(name, text, self.fail)
         ns = round(float(time) * 1e9)
-        return self.line, ns, int(cpu), int(pid), name, known, (task, text), self
+        return self.line, ns, int(cpu), int(pid), name, known, (task, text, flags), self
 
     def _check_end(self) -> None:
         if not self.line:

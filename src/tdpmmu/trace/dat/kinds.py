@@ -14,10 +14,14 @@ from tdpmmu.trace.dat.printfmt import printer
 from tdpmmu.trace.dat.symbols import Symbols
 from tdpmmu.trace.dat.values import EventValues, text_of
 from tdpmmu.trace.fields import KNOWN_EVENTS, FunctionCall, Probe, ProbeReturn, fields_of_text
-from tdpmmu.trace.records import Record, Trace
+from tdpmmu.trace.records import IN_INTERRUPT, UNKNOWN_DEPTH, Record, Trace
 
 _PRINT = "print"
 """ftrace's event for what is written to ``trace_marker``; text has the writing function's name."""
+
+_CONTEXT = {"common_flags", "common_preempt_count"}
+_INTERRUPT = 0x58
+"""``TRACE_FLAG_HARDIRQ``, ``_SOFTIRQ`` and ``_NMI``."""
 
 PAGE_EVENTS = frozenset({"kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"})
 
@@ -35,6 +39,10 @@ class Page(NamedTuple):
     def text_of(self, record: Record) -> str:
         """The record's fields as tracefs prints them."""
         return self.kinds.text(self, record.at)
+
+    def depth_of(self, record: Record) -> int:
+        """How deeply preemption was disabled."""
+        return self.kinds.depth(self, record.at)
 
 
 class Kinds:
@@ -120,6 +128,15 @@ class Kinds:
         if number not in self._printers:
             self._printers[number] = self._printer(values.format)
         return self._printers[number](values)
+
+    def depth(self, page: Page, at: int) -> int:
+        """``common_preempt_count``, unless ``common_flags`` tell of an interrupt."""
+        values = self._values(page, at)
+        if values is None or not values.format.fields.keys() >= _CONTEXT:
+            return UNKNOWN_DEPTH
+        if values.number("common_flags") & _INTERRUPT:
+            return IN_INTERRUPT
+        return values.number("common_preempt_count") & 15
 
     def _values(self, page: Page, at: int) -> EventValues | None:
         data = page.data

@@ -1,0 +1,1 @@
+"""Hold a trace of a real kernel against the rules."""

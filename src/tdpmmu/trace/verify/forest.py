@@ -1,0 +1,299 @@
+"""The page tables of all VMs of a trace, rebuilt from ``kvm_tdp_mmu_spte_changed``.
+
+The event names an address space, a level and a gfn, but neither VM nor root.  What an entry was
+before tells most candidates apart, for entries carry frame numbers.  Where that is not enough: the
+VM of the thread, if probes with pointers have told it, then the root that the thread used last,
+then the newest; without any of these the choice counts as ambiguous.
+
+What the kernel changes without tracing it is said in :mod:`tdpmmu.trace.tables`.  Events follow the
+write that they report, so those of two CPUs for one entry can come in the wrong order: a change
+that does not fit yet (:meth:`Forest.find` says None) has to wait.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from tdpmmu.arch.spte import ACC_TRACK_SAVED_MASK, PT_WRITABLE_MASK, SpteFormat
+from tdpmmu.trace.fields import SpteChange
+from tdpmmu.trace.verify.threads import TEARDOWN, Thread
+
+ENTRIES = 512
+_MOST_EMPTY = 8
+"""How many roots without entries to keep: nobody says when one is freed."""
+
+
+class Node:
+    """A page table page at ``level``; ``gfn`` is the first that it covers.
+
+    ``partial``: not seen from its first entry on.  ``removed_to`` is the last entry that
+    ``handle_removed_pt`` has reported, -1 for none.
+    """
+
+    __slots__ = ("children", "entries", "gfn", "level", "partial", "removed_to", "root")
+
+    def __init__(self, level: int, gfn: int, fill: int, root: Root | None, partial: bool) -> None:
+        self.level = level
+        self.gfn = gfn
+        self.root = root
+        self.entries = array("Q", [fill]) * ENTRIES
+        self.children: dict[int, Node] = {}
+        self.partial = partial
+        self.removed_to = -1
+
+
+class Root(Node):
+    """A root: ``kvm`` is its VM, once known, ``successor`` the root that took its place."""
+
+    __slots__ = ("as_id", "kvm", "successor")
+
+    def __init__(self, level: int, fill: int, as_id: int, partial: bool) -> None:
+        super().__init__(level, 0, fill, None, partial)
+        self.root = self
+        self.as_id = as_id
+        self.kvm: int | None = None
+        self.successor: Root | None = None
+
+    def latest(self) -> Root:
+        """The root that is used in its place now."""
+        root = self
+        while root.successor is not None:
+            root = root.successor
+        return root
+
+
+class Forest:
+    """``pages[level]`` leaves live; ``linked`` and ``unlinked`` count tables.
+
+    ``roots_made`` is how many roots there have been; ``ambiguous`` how many changes may belong to
+    another root than the one they were given to.  ``late``: there were tables before the trace.
+    ``several``: maybe there is more than one VM.  ``unreported`` counts present entries of removed
+    tables of which no event told.
+    """
+
+    def __init__(self, fmt: SpteFormat) -> None:
+        self.fmt = fmt
+        self.pages = [0] * 6
+        self.roots: dict[int, list[Root]] = {}
+        self.roots_made = 0
+        self.linked = self.unlinked = 0
+        self.ambiguous = 0
+        self.unreported = 0
+        self.late = self.several = False
+        self._level = 4
+        self._unborn: list[Thread] = []
+        self._volatile = fmt.accessed | fmt.dirty
+
+    def new_page(self, level: int, thread: Thread) -> None:
+        """``kvm_mmu_get_page`` of the TDP MMU: a root is a table of the highest level."""
+        if level > self._level:
+            self._level = level
+        if level == self._level:
+            self.roots_made += 1
+            self._unborn.append(thread)
+
+    def find(self, change: SpteChange, thread: Thread) -> Node | None:
+        """The table whose entry the change fits; None if there is none."""
+        as_id, gfn, level, old, new = change.as_id, change.gfn, change.level, change.old, change.new
+        if thread.removed and new == self.fmt.removed:
+            removed = self._removed(thread, level, gfn, old)
+            if removed is not None:
+                return removed
+        found: list[Node] = []
+        for root in self.roots.get(as_id, ()):
+            table: Node | None = root
+            above = root.level
+            while above > level and table is not None:
+                above -= 1
+                table = table.children.get(gfn >> 9 * above & 511)
+            if table is not None:
+                was = table.entries[gfn >> 9 * (level - 1) & 511]
+                if was == old or table.partial or self._same(was, old):
+                    found.append(table)
+        if level == self._level and old == self.fmt.nonpresent and (self._unborn or not found):
+            return self._birth(as_id, thread)
+        if len(found) < 2:
+            return found[0] if found else None
+        return self._choose(found, change, thread)
+
+    def find_anyway(self, change: SpteChange, thread: Thread) -> Node:
+        """A table for a change that does not fit; made up if the trace did not show its birth."""
+        level = change.level
+        roots = self.roots.setdefault(change.as_id, [])
+        if level > self._level:
+            self._grow(level)
+        if not roots:
+            self.late = True
+            self.roots_made += 1
+            roots.append(Root(self._level, self.fmt.nonpresent, change.as_id, True))
+        root = thread.roots.get(change.as_id)
+        table: Node = roots[-1] if root is None else root.latest()
+        while table.level > level:
+            size = 9 * (table.level - 1)
+            index = change.gfn >> size & 511
+            child = table.children.get(index)
+            if child is None:
+                self.late = True
+                base = change.gfn >> size << size
+                child = Node(table.level - 1, base, self.fmt.nonpresent, table.root, True)
+                table.children[index] = child
+            table = child
+        return table
+
+    def enter(self, change: SpteChange, table: Node, thread: Thread) -> bool:
+        """Take in a change; whether ``handle_removed_pt`` reports an entry with it."""
+        fmt = self.fmt
+        level, old, new = change.level, change.old, change.new
+        index = change.gfn >> 9 * (level - 1) & 511
+        removal = False
+        if thread.removed:
+            removal = table in thread.removed
+            if removal:
+                table.removed_to = index
+            else:
+                self.finish_removal(thread)
+        table.entries[index] = new
+        was_present = fmt.is_shadow_present(old)
+        is_present = fmt.is_shadow_present(new)
+        was_leaf = was_present and fmt.is_last(old, level)
+        is_leaf = is_present and fmt.is_last(new, level)
+        if was_leaf != is_leaf:
+            self.pages[level] += 1 if is_leaf else -1
+        root = table.root
+        if root is not None and thread.roots.get(root.as_id) is not root:
+            thread.roots[root.as_id] = root
+            if root.kvm is None:
+                root.kvm = thread.kvm
+        if level > 1 and not (was_leaf or not was_present) | (is_leaf or not is_present):
+            if fmt.pfn(old) != fmt.pfn(new):
+                self._unlink(table, index, change, thread)
+                self._link(table, index, change, False)
+        elif was_present and not was_leaf:
+            self._unlink(table, index, change, thread)
+        elif is_present and not is_leaf:
+            self._link(table, index, change, was_leaf)
+        return removal
+
+    def finish_removal(self, thread: Thread) -> None:
+        """A thread does something else: what it took out must be reported completely."""
+        for table in thread.removed:
+            if not table.partial:
+                self.unreported += sum(map(self.fmt.is_shadow_present, table.entries))
+        thread.removed = []
+
+    def leaf_within(self, start: int, end: int) -> tuple[int, int] | None:
+        """The gfn and level of a leaf in ``[start, end)`` in any root, if there is one."""
+        fmt = self.fmt
+        todo: list[Node] = [root for roots in self.roots.values() for root in roots]
+        while todo:
+            table = todo.pop()
+            size = 9 * (table.level - 1)
+            first = max(start - table.gfn, 0) >> size
+            last = min((end - table.gfn + (1 << size) - 1) >> size, ENTRIES)
+            for index in range(first, last):
+                spte = table.entries[index]
+                if index in table.children:
+                    todo.append(table.children[index])
+                elif fmt.is_shadow_present(spte) and fmt.is_last(spte, table.level):
+                    return table.gfn + (index << size), table.level
+        return None
+
+    def _removed(self, thread: Thread, level: int, gfn: int, old: int) -> Node | None:
+        for table in reversed(thread.removed):
+            if table.level == level and gfn >> 9 * level == table.gfn >> 9 * level:
+                index = gfn >> 9 * (level - 1) & 511
+                if index <= table.removed_to:
+                    continue
+                if table.partial or self._same(table.entries[index], old):
+                    return table
+        return None
+
+    def _same(self, rebuilt: int, old: int) -> bool:
+        """Equal, or different only in what changes without an event."""
+        difference = rebuilt ^ old
+        if not difference:
+            return True
+        fmt = self.fmt
+        if not (fmt.is_shadow_present(rebuilt) and fmt.is_shadow_present(old)):
+            return rebuilt == fmt.removed and old == fmt.nonpresent
+        allowed = self._volatile
+        if rebuilt & old & fmt.mmu_writable:
+            allowed |= PT_WRITABLE_MASK
+        if not fmt.ad_enabled(old):
+            allowed |= fmt.acc_track | ACC_TRACK_SAVED_MASK
+        return not difference & ~allowed
+
+    def _choose(self, found: list[Node], change: SpteChange, thread: Thread) -> Node:
+        """Among several tables that fit."""
+        if thread.kvm is not None:
+            of_vm = [one for one in found if one.root and one.root.kvm in (None, thread.kvm)]
+            known = [one for one in of_vm if one.root and one.root.kvm is not None]
+            found = known or of_vm or found
+            if len(found) == 1:
+                return found[0]
+        exact = [one for one in found if one.entries[_index(change)] == change.old]
+        if len(exact) == 1:
+            return exact[0]
+        found = exact or found
+        if thread.context == TEARDOWN:
+            return found[0]
+        used = thread.roots.get(change.as_id)
+        if used is not None:
+            wanted = used.latest() if self.fmt.is_shadow_present(change.new) else used
+            for one in found:
+                if one.root is wanted:
+                    return one
+        self.ambiguous += 1
+        return found[-1]
+
+    def _birth(self, as_id: int, thread: Thread) -> Root:
+        """A root shows itself by its first entry."""
+        roots = self.roots.setdefault(as_id, [])
+        if self._unborn:
+            maker = thread if thread in self._unborn else self._unborn[0]
+            self._unborn.remove(maker)
+        else:
+            maker = thread
+            self.roots_made += 1
+        root = Root(self._level, self.fmt.nonpresent, as_id, False)
+        root.kvm = maker.kvm
+        before = maker.roots.get(as_id)
+        if before is not None:
+            before.latest().successor = root
+        elif any(one.children for one in roots):
+            self.several = True
+        empty = [one for one in roots if not one.children]
+        for one in empty[:-_MOST_EMPTY]:
+            roots.remove(one)
+        roots.append(root)
+        maker.roots[as_id] = root
+        return root
+
+    def _grow(self, level: int) -> None:
+        """The first sign of 5-level roots: what there was is not known so high up."""
+        self._level = level
+        self.late = True
+        for as_id in self.roots:
+            self.roots[as_id].clear()
+
+    def _unlink(self, table: Node, index: int, change: SpteChange, thread: Thread) -> None:
+        child = table.children.pop(index, None)
+        if child is None:
+            child = Node(table.level - 1, change.gfn, self.fmt.nonpresent, table.root, True)
+        thread.removed.append(child)
+        self.unlinked += 1
+
+    def _link(self, table: Node, index: int, change: SpteChange, was_leaf: bool) -> None:
+        level = table.level - 1
+        child = Node(level, change.gfn, self.fmt.nonpresent, table.root, False)
+        if was_leaf:
+            step = 1 << 9 * (level - 1)
+            for i in range(ENTRIES):
+                child.entries[i] = self.fmt.split_child(change.old, level, i * step)
+            self.pages[level] += ENTRIES
+        table.children[index] = child
+        self.linked += 1
+
+
+def _index(change: SpteChange) -> int:
+    return change.gfn >> 9 * (change.level - 1) & 511

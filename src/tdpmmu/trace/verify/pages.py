@@ -1,0 +1,147 @@
+"""Page table pages: each that is unlinked is freed, once, and after that; none outlives its VM.
+
+``kvm_mmu_get_page`` tells of a new page, an SPTE change of its link and its unlinking, and
+``tdp_mmu_free_sp_rcu_callback`` of its free.  A page that lost the race for its place is freed at
+once, without a trace, so pages got are no upper bound.  Only for those that the recovery worker
+zaps is the address known (``zap_sp``); the others are counted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tdpmmu.properties.leftover import Leftover
+from tdpmmu.properties.lifetime import Leak
+from tdpmmu.trace.records import Record
+from tdpmmu.trace.verify.findings import Findings
+from tdpmmu.trace.verify.flushes import RCU_HEAD
+from tdpmmu.trace.verify.forest import Forest
+from tdpmmu.trace.verify.threads import Thread
+
+ACCOUNTING = "page-accounting"
+ACCOUNTING_MEANING = "a page table is freed that is in use, or twice, or not at all"
+
+_SIZES = ("4K", "2M", "1G")
+
+
+class _Unlinked(NamedTuple):
+    """``number``: how many tables had been unlinked before it."""
+
+    record: Record
+    number: int
+
+
+class Pages:
+    """``frees`` are counted by probe and by function line, of which a trace may have both.
+
+    ``exact`` is False as soon as something may be missing; then only addresses are held against
+    the rules.  ``torn`` counts the VMs whose end was checked, ``unmaps`` the ranges.
+    """
+
+    def __init__(self, forest: Forest, findings: Findings) -> None:
+        self._forest = forest
+        self._findings = findings
+        self._waiting: dict[int, _Unlinked] = {}
+        self._by_probe = self._by_function = 0
+        self.exact = True
+        self.torn = self.unmaps = 0
+
+    @property
+    def frees(self) -> int:
+        """Tables freed."""
+        return max(self._by_probe, self._by_function)
+
+    @property
+    def waiting(self) -> int:
+        """Tables unlinked, and roots that map nothing, without their free."""
+        return self._gone() - self.frees
+
+    def zapped(self, sp: int, record: Record) -> None:
+        """The recovery worker has unlinked the table with this ``struct kvm_mmu_page``."""
+        before = self._waiting.get(sp)
+        if before is not None and self.exact:
+            self._findings.violated(
+                ACCOUNTING,
+                f"the table of sp {sp:#x} is unlinked again without having been freed",
+                (before.record, record),
+            )
+        self._waiting[sp] = _Unlinked(record, self._forest.unlinked)
+
+    def freed(self, record: Record, head: int | None, complete: bool) -> None:
+        """``tdp_mmu_free_sp_rcu_callback``; ``head`` is known from a probe only.
+
+        ``complete``: all changes before it have been entered.
+        """
+        before = self.frees
+        if head is None:
+            self._by_function += 1
+        else:
+            self._by_probe += 1
+            self._freed_before_others(head - RCU_HEAD, record)
+        if complete and self.exact and self.frees > max(before, self._gone()):
+            self._findings.violated(
+                ACCOUNTING,
+                f"a table is freed, the {self.frees}th, but only {self._gone()} were unlinked",
+                (record,),
+            )
+
+    def _freed_before_others(self, sp: int, record: Record) -> None:
+        """Callbacks of one CPU are called in the order of their ``call_rcu``."""
+        freed = self._waiting.pop(sp, None)
+        if freed is None:
+            return
+        for other, unlinked in list(self._waiting.items()):
+            older = unlinked.number < freed.number and unlinked.record.cpu == freed.record.cpu
+            if older:
+                del self._waiting[other]
+                if self.exact:
+                    self._findings.violated(
+                        ACCOUNTING,
+                        f"the table of sp {other:#x} is not freed, but one unlinked later on the "
+                        "same CPU is",
+                        (unlinked.record, freed.record, record),
+                    )
+
+    def torn_down(self, thread: Thread, record: Record) -> None:
+        """``kvm_tdp_mmu_zap_all`` is over: nothing may be mapped."""
+        begin = thread.torn
+        thread.torn = None
+        if begin is None or not self.exact or self._forest.several:
+            return
+        self.torn += 1
+        pages = self._forest.pages
+        left = [f"{pages[i + 1]} {name}" for i, name in enumerate(_SIZES) if pages[i + 1]]
+        if left:
+            self._findings.violated(
+                Leak.name,
+                f"the VM has been torn down, but {' and '.join(left)} pages are still mapped",
+                (begin, record),
+            )
+
+    def unmapped(self, thread: Thread, record: Record) -> None:
+        """``kvm_tdp_mmu_unmap_gfn_range`` returns."""
+        if thread.unmap is None:
+            return
+        begin, start, end = thread.unmap
+        thread.unmap = None
+        if not self.exact or self._forest.several or len(self._forest.roots) > 1:
+            return
+        self.unmaps += 1
+        left = self._forest.leaf_within(start, end)
+        if left is not None:
+            self._findings.violated(
+                Leftover.name,
+                f"gfns {start:#x} to {end:#x} were unmapped, but gfn {left[0]:#x} is still mapped "
+                f"at level {left[1]}",
+                (begin, record),
+            )
+
+    def lost(self) -> None:
+        """Something may be missing from here on."""
+        self.exact = False
+        self._waiting.clear()
+
+    def _gone(self) -> int:
+        forest = self._forest
+        used = sum(1 for roots in forest.roots.values() for root in roots if root.children)
+        return forest.unlinked + forest.roots_made - used

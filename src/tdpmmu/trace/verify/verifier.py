@@ -1,0 +1,292 @@
+"""Go through a trace once and hold it against every rule that its events allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tdpmmu.arch.spte import SpteFormat
+from tdpmmu.properties.spte_transition import SpteTransition, illegal
+from tdpmmu.trace.detect import FAMILY_NAMES, Detector
+from tdpmmu.trace.fields import PageInfo, SetSpte, SpteChange
+from tdpmmu.trace.records import IN_INTERRUPT, Lost, Record, Trace
+from tdpmmu.trace.verify.calls import Calls
+from tdpmmu.trace.verify.coverage import Facts, checked
+from tdpmmu.trace.verify.findings import Checked, Findings, Violation
+from tdpmmu.trace.verify.flushes import Flushes
+from tdpmmu.trace.verify.forest import Forest
+from tdpmmu.trace.verify.huge import HugeLeaves
+from tdpmmu.trace.verify.pages import Pages
+from tdpmmu.trace.verify.threads import UNKNOWN, Thread
+
+MAX_HELD = 1 << 16
+"""How many records to keep for the detection of the format before settling for the likeliest."""
+
+PATIENCE = 2000
+"""How many records a change waits for the one that it follows to show up."""
+
+SURE = 100
+"""After how many changes it is clear whether preempt depths tell of spinning locks."""
+
+
+@dataclass(slots=True)
+class Result:
+    """``problems`` are places where the trace does not fit together, (line, what)."""
+
+    name: str
+    format_name: str
+    kernel_text: str
+    events: int = 0
+    changes: int = 0
+    vms: int = 0
+    roots: int = 0
+    ambiguous: int = 0
+    checked: list[Checked] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+
+
+def verify(reader: Trace, detector: Detector | None = None) -> Result:
+    """Read a whole trace; TraceError if it is broken.  ``detector``: what is known beforehand."""
+    detector = detector or Detector()
+    records = iter(reader)
+    held, fmt = _detect(reader, records, detector)
+    kernel = detector.format.kernel
+    result = Result(
+        reader.name,
+        detector.format.name if fmt is not None else "no TDP MMU",
+        kernel if detector.kernel_given else FAMILY_NAMES[kernel] if fmt else "not known",
+    )
+    verifier = Verifier(reader, detector.format)
+    for record in held:
+        verifier.take(record)
+    held.clear()
+    for record in records:
+        verifier.take(record)
+    verifier.finish(result)
+    return result
+
+
+def _detect(
+    reader: Trace, records: Iterator[Record | Lost], detector: Detector
+) -> tuple[list[Record | Lost], SpteFormat | None]:
+    """Read on until the format is known; what was read, and the format if there is a TDP MMU."""
+    held: list[Record | Lost] = []
+    seen = False
+    for record in records:
+        held.append(record)
+        if isinstance(record, Record) and record.event == "kvm_tdp_mmu_spte_changed":
+            seen = True
+            change = record.fields
+            if not detector.feed(change):
+                reader.fail(
+                    f"expected SPTEs of one of the known formats and kernels; found level "
+                    f"{change.level}, {change.old:#x} to {change.new:#x} (--format and --kernel "
+                    "overrule the detection)",
+                    record.line,
+                )
+            if detector.done:
+                break
+        if len(held) >= MAX_HELD:
+            break
+    return held, detector.format if seen else None
+
+
+class Verifier:
+    """Takes the records in their order."""
+
+    def __init__(self, reader: Trace, fmt: SpteFormat) -> None:
+        self._reader = reader
+        self._fmt = fmt
+        self._findings = Findings()
+        self._forest = Forest(fmt)
+        self._flushes = Flushes(fmt, self._findings)
+        self._pages = Pages(self._forest, self._findings)
+        self._huge = HugeLeaves(self._findings)
+        self._threads: dict[int, Thread] = {}
+        self._waiting: list[Thread] = []
+        self._facts = Facts()
+        self._calls = Calls(self._facts, self._flushes, self._pages)
+        self._problems: list[tuple[int, str]] = []
+        self._depth: bool | None = None
+        self._handlers: dict[str, Callable[[Record, Thread], None]] = {
+            "kvm_mmu_get_page": self._get_page,
+            "kvm_mmu_set_spte": self._set_spte,
+            "sched_switch": self._switched,
+        }
+
+    def take(self, record: Record | Lost) -> None:
+        """The next one of the trace."""
+        if isinstance(record, Lost):
+            self._lost(record)
+            return
+        event = record.event
+        if event != "kvm_tdp_mmu_spte_changed" and record.depth == IN_INTERRUPT:
+            self._calls.in_interrupt(record, not self._waiting)
+            return
+        thread = self._threads.get(record.pid)
+        if thread is None:
+            thread = self._threads[record.pid] = Thread(record.pid)
+        if thread.held:
+            thread.held.append(record)
+        elif not self._handle(record, thread):
+            thread.held.append(record)
+            self._waiting.append(thread)
+        if self._waiting:
+            self._resume(record.line)
+
+    def finish(self, result: Result) -> None:
+        """The trace is over: what is left of it, and the result."""
+        self._resume(self._reader.line + PATIENCE + 1)
+        for thread in self._threads.values():
+            self._forest.finish_removal(thread)
+        self._huge.finish()
+        reader, facts, forest, flushes = self._reader, self._facts, self._forest, self._flushes
+        for line, what in reader.doubts:
+            facts.lost = True
+            self._problem(line, what)
+        if forest.unreported:
+            text = f"{forest.unreported} present entries of removed tables were not reported"
+            self._problem(reader.line, text)
+        facts.late = forest.late
+        facts.several = forest.several or len(self._calls.kvms) > 1
+        facts.ambiguous = forest.ambiguous
+        facts.flushes_first = self._fmt.nonpresent != 0
+        facts.depth = bool(self._depth)
+        facts.count(flushes, self._pages, self._huge)
+        result.events = reader.records
+        result.changes = facts.changes
+        result.vms = len(self._calls.kvms)
+        result.roots = forest.roots_made if facts.changes else 0
+        result.ambiguous = forest.ambiguous
+        result.checked = checked(facts)
+        result.violations = sorted(self._findings.violations, key=lambda one: one.evidence[-1][0])
+        result.counts = self._findings.counts
+        result.problems = sorted(self._problems)
+
+    # --- one record -------------------------------------------------------------------------------
+
+    def _handle(self, record: Record, thread: Thread) -> bool:
+        """False: it has to wait."""
+        event = record.event
+        if event == "kvm_tdp_mmu_spte_changed":
+            return self._spte_changed(record, thread, record.fields)
+        if self._depth and not record.depth:
+            self._without_lock(record, thread)
+        handler = self._handlers.get(event)
+        if handler is not None:
+            handler(record, thread)
+            return True
+        if record.fields is not None:
+            self._calls.take(record, thread, not self._waiting)
+        return True
+
+    def _resume(self, line: int) -> None:
+        """Let threads go on whose change fits by now, or has waited too long."""
+        progress = True
+        while progress and self._waiting:
+            progress = False
+            for thread in list(self._waiting):
+                waited = thread.held
+                if line - waited[0].line > PATIENCE:
+                    first = waited[0]
+                    what = f"no table has an entry {first.fields.old:#x} here"
+                    self._problem(first.line, what)
+                    self._spte_changed(first, thread, first.fields, force=True)
+                    done = 1
+                else:
+                    done = 0
+                for record in waited[done:]:
+                    if not self._handle(record, thread):
+                        break
+                    done += 1
+                if done:
+                    progress = True
+                    del waited[:done]
+                    if not waited:
+                        self._waiting.remove(thread)
+
+    def _without_lock(self, record: Record, thread: Thread) -> None:
+        """A thread shows itself where it holds no spinning lock."""
+        thread.rested = True
+        if thread.context != UNKNOWN:
+            thread.context = UNKNOWN
+        if thread.debts:
+            self._flushes.let_go(thread, record)
+        if thread.flushed:
+            thread.flushed = []
+        if thread.torn is not None:
+            self._pages.torn_down(thread, record)
+
+    def _switched(self, record: Record, thread: Thread) -> None:
+        """Who holds a spinning lock is not scheduled out."""
+        if self._depth:
+            self._without_lock(record, thread)
+
+    def _spte_changed(
+        self, record: Record, thread: Thread, change: SpteChange, *, force: bool = False
+    ) -> bool:
+        """False: it does not fit yet."""
+        forest, fmt = self._forest, self._fmt
+        table = forest.find(change, thread)
+        if table is None:
+            if not (force or forest.late or not forest.roots.get(change.as_id)):
+                return False
+            if not force and not forest.late:
+                self._problem(record.line, "there were tables before the trace began")
+            table = forest.find_anyway(change, thread)
+        if self._depth is not False and self._facts.changes < SURE:
+            self._depth = record.depth > 0
+        self._facts.changes += 1
+        level, old, new = change.level, change.old, change.new
+        wrong = illegal(fmt, level, old, new)
+        if wrong is None and change.gfn & (1 << 9 * (level - 1)) - 1:
+            wrong = f"gfn {change.gfn:#x} is not the first of an entry at level {level}"
+        if wrong is not None:
+            self._findings.violated(SpteTransition.name, wrong, (record,))
+        removal = forest.enter(change, table, thread)
+        if fmt.is_shadow_present(old):
+            if not removal:
+                self._flushes.changed(change, record, thread)
+                if thread.zap_sp is not None and level > 1:
+                    self._pages.zapped(thread.zap_sp, record)
+                    thread.zap_sp = None
+        elif level > 1 and fmt.is_shadow_present(new) and fmt.is_last(new, level):
+            self._huge.installed(table.root, fmt.is_executable(new), record)
+        if thread.flushed:
+            thread.flushed = []
+        return True
+
+    def _get_page(self, record: Record, thread: Thread) -> None:
+        page: PageInfo = record.fields
+        if page.direct:
+            roots = self._forest.roots_made
+            self._forest.new_page(page.level, thread)
+            if self._forest.roots_made > roots:
+                self._huge.new_root()
+
+    def _set_spte(self, record: Record, thread: Thread) -> None:
+        if not self._facts.changes:
+            # The TDP MMU's are known from their changes.
+            spte: SetSpte = record.fields
+            if spte.level > 1 and self._fmt.is_large(spte.spte):
+                self._huge.installed("", "x" in spte.reading, record)
+
+    # --- what is missing --------------------------------------------------------------------------
+
+    def _lost(self, record: Lost) -> None:
+        count = "an unknown number of" if record.count is None else str(record.count)
+        self._problem(record.line, f"CPU {record.cpu} lost {count} events")
+        self._facts.lost = True
+        self._resume(record.line + PATIENCE + 1)
+        self._flushes.forget_all()
+        self._pages.lost()
+        for thread in self._threads.values():
+            thread.debts, thread.unmap, thread.torn, thread.zap_sp = [], None, None, None
+            thread.context = UNKNOWN
+
+    def _problem(self, line: int, what: str) -> None:
+        self._problems.append((line, what))
+        self._facts.problems += 1
+        self._pages.lost()
