@@ -128,7 +128,8 @@ def test_the_commands_shown_do_what_they_are_shown_to_do() -> None:
     for shown in COMMANDS:
         if "tdpmmu1-" in shown.command:
             assert token, f"{shown.where}: {shown.command} comes before any token"
-            code, output = run(f"tdpmmu explain {token}")
+            options = shown.command.partition("tdpmmu1-...")[2]
+            code, output = run(f"tdpmmu explain {token}{options}")
             shown_codes = (0,)
         else:
             code, output = done[shown.command]

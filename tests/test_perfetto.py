@@ -506,4 +506,4 @@ def test_a_clock_that_does_not_count_seconds_is_refused(tmp_path: Path) -> None:
 
 def test_json_does_not_go_with_files() -> None:
     message = str(run("explain", token(), "--json", "--perfetto", "x").exception)
-    assert message == "--json prints the run; it does not go with --ftrace or --perfetto"
+    assert message == "--json and --perfetto do not go together: choose one"

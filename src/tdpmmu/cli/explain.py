@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 NARROWEST = 60
 
-_TOKEN = re.compile(r"tdpmmu\d+-[A-Za-z0-9_-]+")
+_TOKEN = re.compile(r"tdpmmu\d+-[A-Za-z0-9_-]*")
+_MORE = re.compile(r"[ \t]*\r?\n[ \t>|]*([A-Za-z0-9_-]+)(?=[ \t]*(?:\r?\n|$))")
 
 
 def read_token(text: str) -> str:
     """The token in ``text``, which may be the token, ``@FILE``, or ``-`` for stdin.
 
-    A file may hold anything else beside it, such as the mail it came with.
+    A file may hold anything else beside it, such as the mail it came with, in which it may be
+    broken over lines and quoted.
     """
     if text == "-":
         text = sys.stdin.read()
@@ -39,10 +41,28 @@ def read_token(text: str) -> str:
         return text
     if text.lstrip().startswith("tdpmmu"):
         return text
-    found = _TOKEN.findall(text)
-    if not found:
+    found = _TOKEN.search(text)
+    if found is None:
         raise UsageError("there is no token in it: none starts with tdpmmu1-")
-    return str(found[0])
+    return _whole(text, found)
+
+
+def _whole(text: str, found: re.Match[str]) -> str:
+    """A token with as many of the lines after it as belong to it."""
+    from tdpmmu.scenarios.token import decode
+
+    token, end = found[0], found.end()
+    first = token
+    while True:
+        try:
+            decode(token)
+        except ValueError:
+            more = _MORE.match(text, end)
+            if more is None:
+                return first
+            token, end = token + more[1], more.end()
+        else:
+            return token
 
 
 def explain(
@@ -75,12 +95,21 @@ def explain(
         str | None,
         typer.Option(metavar="FILE", help="Write the run as a page for a browser instead."),
     ] = None,
+    diagram: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the run as a sequence diagram (SVG) instead."),
+    ] = None,
+    mail: Annotated[bool, typer.Option("--mail", help="For a mail: 72 columns of ASCII.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="For a bug tracker.")] = False,
+    reproducer: Annotated[
+        bool, typer.Option("--reproducer", help="Where a real kernel needs delays to do this.")
+    ] = False,
 ) -> None:
     """Replay a token and show what each CPU does, up to the step where it goes wrong.
 
     Example: tdpmmu explain @mail.txt --ascii
 
-    With --html, --ftrace or --perfetto the run is written to a file and nothing is shown.
+    Options that take a FILE write the run to it (- is stdout) and show nothing.
 
     Exit codes: 0 replayed, 1 with --force: the violation does not come any more, 2 bad usage.
     """
@@ -89,32 +118,47 @@ def explain(
 
     if width < NARROWEST:
         raise UsageError(f"--width {width}: at least {NARROWEST}")
+    files = {
+        "--ftrace": (ftrace, write_ftrace),
+        "--perfetto": (perfetto, write_perfetto),
+        "--html": (html, write_html),
+        "--diagram": (diagram, write_diagram),
+    }
+    texts = {"--json": as_json, "--mail": mail, "--markdown": markdown, "--reproducer": reproducer}
+    chosen = [name for name, wanted in texts.items() if wanted]
+    written = [name for name, (path, _) in files.items() if path is not None]
+    if len(chosen) > 1 or (chosen and written):
+        raise UsageError(f"{' and '.join([*chosen, *written])} do not go together: choose one")
     try:
         done = reproduce(decode(read_token(token)), force=force)
     except StaleToken as error:
         raise UsageError(f"{error} (--force tries)") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
-    written = [one for one in (ftrace, perfetto, html) if one is not None]
-    if as_json and written:
-        raise UsageError("--json prints the run; it does not go with what writes it to a file")
-    if ftrace is not None:
-        write_ftrace(done, ftrace)
-    if perfetto is not None:
-        write_perfetto(done, perfetto)
-    if html is not None:
-        from tdpmmu.cli.report import write_report
-
-        write_report(html, [done])
-    if as_json:
-        json.dump(to_json(done), sys.stdout, indent=2)
-        print()
+    for path, write in files.values():
+        if path is not None:
+            write(done, path)
+    if chosen:
+        print(_text(done, chosen[0], width), end="")
     elif not written:
         ascii_only = ascii_only or not _can_print(sys.stdout.encoding)
         show(to_lines(done, width=width, ascii=ascii_only, every=every), sys.stdout, width=width)
         print(f"\nReplay it: tdpmmu explain {done.token.encode()}")
     if done.sentence is None:
         raise typer.Exit(1)
+
+
+def _text(done: Reproduction, form: str, width: int) -> str:
+    """The run in one of the forms that are printed."""
+    from tdpmmu.cli import forms
+
+    if form == "--mail":
+        return forms.mail(done)
+    if form == "--markdown":
+        return forms.markdown(done)
+    if form == "--reproducer":
+        return forms.reproducer(done, width)
+    return json.dumps(to_json(done), indent=2) + "\n"
 
 
 def _can_print(encoding: str | None) -> bool:
@@ -208,6 +252,23 @@ def write_perfetto(done: Reproduction, path: str) -> None:
             write_timeline(file, done.records, scene_of(done), told(done), title)
     except PerfettoMissing as error:
         raise UsageError(f"--perfetto: {error}") from None
+
+
+def write_html(done: Reproduction, path: str) -> None:
+    """The run as a page for a browser."""
+    from tdpmmu.cli.report import write_report
+
+    write_report(path, [done])
+
+
+def write_diagram(done: Reproduction, path: str) -> None:
+    """The run as a sequence diagram."""
+    from tdpmmu.cli.output import whole_file
+    from tdpmmu.render.diagram import diagram
+
+    text = diagram(done.records, told(done), scene_of(done))
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def to_json(done: Reproduction) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tdpmmu.arch.hardware import Hardware
 from tdpmmu.arch.spte import SpteFormat
@@ -67,6 +67,23 @@ def story(
     for thread in {row.thread for row in rows}:
         _find_calls([row for row in rows if row.thread == thread], 0)
     return list(_entries(rows, notes))
+
+
+def numbered(entries: Sequence[Entry]) -> list[Entry]:
+    """Every entry with a number: calls that of what comes next, the rest of what came before."""
+    out: list[Entry] = []
+    after = 0
+    for entry in reversed(entries):
+        if entry.number is not None:
+            after = entry.number
+        out.append(replace(entry, number=after) if entry.about == CALL else entry)
+    before = 0
+    for i, entry in enumerate(reversed(out)):
+        if entry.about != CALL and entry.number is not None:
+            before = entry.number
+        elif entry.number is None:
+            out[len(out) - 1 - i] = replace(entry, number=before)
+    return out[::-1]
 
 
 def _rows(

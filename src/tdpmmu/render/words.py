@@ -323,7 +323,7 @@ class Words:
         if not cells:
             # What KVM itself makes an operation of is worth its answer.
             known = type(record.op).__module__.startswith(_BASICS)
-            told = None if record.result is None or known else _with_result(record)
+            told = None if record.result in (None, ()) or known else _with_result(record)
             return Phrase(told) if told else None
         if len(cells) == 1 and isinstance(record.op, (ops.Write, ops.Add, ops.Xchg, ops.CmpXchg)):
             name, old, new = cells[0]

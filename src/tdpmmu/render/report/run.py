@@ -6,8 +6,8 @@ States are mostly alike, so rows and panels are kept once each and named by numb
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import astuple, replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from tdpmmu.arch.table import TablePage
@@ -22,7 +22,7 @@ from tdpmmu.render.report.sources import Sources
 from tdpmmu.render.report.sync import SyncView
 from tdpmmu.render.report.tables import TableView
 from tdpmmu.render.stale import Moments, moments
-from tdpmmu.render.story import CALL, Entry, story
+from tdpmmu.render.story import CALL, Entry, numbered, story
 from tdpmmu.render.words import ALARM, Words
 
 PANELS = ("tables", "cpus", "locks", "owed")
@@ -203,25 +203,8 @@ def _lines(
             "text": _pieces(entry, sources),
             "notes": list(entry.notes),
         }
-        for entry in _numbered(entries)
+        for entry in numbered(entries)
     ]
-
-
-def _numbered(entries: Sequence[Entry]) -> Iterable[Entry]:
-    """Every entry with a number: calls that of what comes next, the rest of what came before."""
-    out: list[Entry] = []
-    after = 0
-    for entry in reversed(entries):
-        if entry.number is not None:
-            after = entry.number
-        out.append(replace(entry, number=after) if entry.about == CALL else entry)
-    before = 0
-    for i, entry in enumerate(reversed(out)):
-        if entry.about != CALL and entry.number is not None:
-            before = entry.number
-        elif entry.number is None:
-            out[len(out) - 1 - i] = replace(entry, number=before)
-    return out[::-1]
 
 
 def _pieces(entry: Entry, sources: Sources) -> list[Any]:
