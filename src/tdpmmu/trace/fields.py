@@ -218,9 +218,14 @@ def fields_of_text(event: str, text: str, fail: Callable[[str], NoReturn]) -> Fi
             fail(f'{event}: expected "{expected}"; found {shorten(text)}')
         return build(match)
     if text.startswith("(") and (probe := _PROBE.match(text)):
-        values = {name: probe_value(value) for name, value in _ARGUMENT.findall(probe[3])}
+        values = probe_arguments(probe[3])
         return ProbeReturn(probe[2], values) if probe[2] else Probe(probe[1], values)
     return None
+
+
+def probe_arguments(text: str) -> dict[str, int | str]:
+    """The arguments that a probe prints behind its function."""
+    return {name: probe_value(value) for name, value in _ARGUMENT.findall(text)}
 
 
 def probe_value(text: str) -> int | str:

@@ -15,11 +15,14 @@ from typing import IO, cast
 
 from tdpmmu.trace.dat.files import MAGIC
 from tdpmmu.trace.dat.reader import DatReader
+from tdpmmu.trace.perf import PerfReader, is_perf
 from tdpmmu.trace.records import Trace, TraceError
 from tdpmmu.trace.streams import BrokenStream, unpacked
 from tdpmmu.trace.text import TraceReader
 
 EXPECTED = "expected a trace file"
+_LOOK = 1 << 16
+"""How much to look at to tell one text from the other."""
 
 
 @contextmanager
@@ -38,13 +41,13 @@ def open_trace(path: str) -> Iterator[Trace]:
 def _reader(stream: io.BufferedReader, name: str, stack: ExitStack) -> Trace:
     try:
         plain = unpacked(stream)
-        start = plain.peek(len(MAGIC))
+        start = plain.peek(_LOOK)[:_LOOK]
     except BrokenStream as error:
         raise TraceError(f"{name}: line 1: {error}") from None
     except OSError as error:
         raise TraceError(f"{name}: {error.strerror}; {EXPECTED}") from None
     if not start.startswith(MAGIC):
-        return TraceReader(plain, name)
+        return (PerfReader if is_perf(start) else TraceReader)(plain, name)
     if plain is not stream or not stream.seekable():
         return DatReader(_copy(plain, name, stack), name)
     return DatReader(stream, name)
@@ -63,7 +66,7 @@ def _copy(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
 
 def _open(path: str) -> io.BufferedReader:
     try:
-        return open(path, "rb")
+        return io.BufferedReader(io.FileIO(path), _LOOK)
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}; {EXPECTED}") from None
 

@@ -52,6 +52,8 @@ class TraceReader(Trace):
     without a header, as in ``trace_pipe``).
     """
 
+    expected = EXPECTED
+
     def __init__(self, stream: IO[bytes], name: str) -> None:
         super().__init__(name)
         self.entries_in_buffer: int | None = None
@@ -108,10 +110,10 @@ class TraceReader(Trace):
                 return
             self.line += 1
             if b"\0" in raw:
-                self.fail(f"binary data; {EXPECTED}")
+                self.fail(f"binary data; {self.expected}")
             if not raw.endswith(b"\n"):
                 what = "is longer than 64 KiB" if len(raw) == MAX_LINE else "has no end (truncated)"
-                self.fail(f"the line {what}; {EXPECTED}")
+                self.fail(f"the line {what}; {self.expected}")
             yield raw[:-1].decode("utf-8", "replace")
 
     def _header(self, line: str) -> None:
@@ -123,7 +125,7 @@ class TraceReader(Trace):
     def _row(self, line: str, names: Collection[str] | None) -> Row | None:
         match = _LINE.fullmatch(line)
         if not match:
-            self.fail(f"{EXPECTED}; found {shorten(line)}")
+            self.fail(f"{self.expected}; found {shorten(line)}")
         task, pid, cpu, flags, time, rest = match.groups()
         fields = None
         if event := _EVENT.fullmatch(rest):
@@ -144,7 +146,7 @@ class TraceReader(Trace):
 
     def _check_end(self) -> None:
         if not self.line:
-            raise TraceError(f"{self.name}: line 1: empty file; {EXPECTED}")
+            raise TraceError(f"{self.name}: line 1: empty file; {self.expected}")
         promised = self.entries_in_buffer
         if promised is not None and self.records < promised:
             self.line += 1

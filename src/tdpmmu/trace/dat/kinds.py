@@ -23,7 +23,14 @@ _CONTEXT = {"common_flags", "common_preempt_count"}
 _INTERRUPT = 0x58
 """``TRACE_FLAG_HARDIRQ``, ``_SOFTIRQ`` and ``_NMI``."""
 
-PAGE_EVENTS = frozenset({"kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"})
+_PAGE_EVENTS = frozenset(
+    {
+        "kvm_mmu_get_page",
+        "kvm_mmu_prepare_zap_page",
+        "kvm_mmu_sync_page",
+        "kvm_mmu_unsync_page",
+    }
+)
 
 
 class Page(NamedTuple):
@@ -166,7 +173,7 @@ class Kinds:
             )
         if fmt.system == "ftrace" and fmt.name == _PRINT and "buf" in fields:
             return lambda values: text_of(values.raw("buf")).rstrip("\n")
-        if fmt.name in PAGE_EVENTS and {"gfn", "role"} <= set(fields):
+        if fmt.name in _PAGE_EVENTS and {"gfn", "role"} <= set(fields):
             return page_text
         if "__probe_ip" in fields:
             return lambda values: _probe(place(values.number("__probe_ip")), plain(values))

@@ -189,7 +189,7 @@ class _Compiler:
             match node:
                 case Braces((key, Text(text))):
                     pairs.append((_number(self._expression(key)(nothing)), text))
-                case Braces((Unary("-", Number(1)), Number(0))) | Braces((_, Number(0))):
+                case Braces(()) | Braces((_, Number(0))):
                     pass  # the end of the list
                 case _:
                     raise NotUnderstood("a list of names")
