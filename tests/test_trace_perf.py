@@ -12,7 +12,7 @@ from tdpmmu.trace.dat.printfmt import list_fields
 from tdpmmu.trace.fields import KNOWN_EVENTS, FunctionCall, PageInfo, Probe, ProbeReturn
 from tdpmmu.trace.opening import open_trace
 from tdpmmu.trace.perf import PerfReader
-from tdpmmu.trace.records import Lost, Record, TraceError
+from tdpmmu.trace.records import UNKNOWN_DEPTH, Lost, Record, TraceError
 
 TRACES = Path(__file__).parent / "data" / "traces"
 EXECS = """\
@@ -59,6 +59,8 @@ def test_callers_comments_and_losses() -> None:
         "sched_switch",
     ]
     assert found[-1] == Lost(9, 1, 7)
+    assert isinstance(found[0], Record)
+    assert found[0].depth == UNKNOWN_DEPTH
 
 
 def as_perf_prints(record: Record) -> str:

@@ -66,7 +66,7 @@ class PerfReader(TraceReader):
             name = match["event"]
             if names is None or name in names:
                 fields = self._fields(name, text)
-                at = (match["task"], text)
+                at = (match["task"], text, None)
                 yield self.line, ns, cpu, int(match["pid"]), name, fields, at, self
         self._check_end()
 
