@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from tdpmmu.arch.table import TablePage
+from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.dirty_log import DirtyLog
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.log_protect import LogProtect
 from tdpmmu.mmu.page_split import PageSplit
+from tdpmmu.mmu.shadow_log import ShadowLog
 from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.scenarios.question import HOLDS, Question, Verdict, ask
 from tdpmmu.scenarios.script import Script
@@ -39,6 +41,21 @@ ALL_SET_UNSPLIT = Script(
     slots="0-1 2-3",
     options="initially-set no-eager-page-split",
 )
+SHADOWED = Script(
+    threads="shadow0: w0 w1; user: log-on:0 get-log:0",
+    setup="w0",
+    slots="0-1 2-3",
+    tables="3: 2 -; 2: 0 1",
+    pages=12,
+)
+SHADOWED_HUGE = replace(SHADOWED, tables="3: 0L -")
+SHADOWED_ALL_SET = replace(
+    SHADOWED_HUGE, threads="shadow0: w0 w1; user: log-on:0 clear-log:0-1", options="initially-set"
+)
+SHADOWED_OFF = replace(
+    SHADOWED_HUGE, threads="shadow0: w0 x1; user: log-off:0", setup="w0 w1", slots="0-1:log 2-3"
+)
+BOTH_MMUS = replace(SHADOWED_HUGE, threads="shadow0: w0; vcpu1: w1; user: log-on:0")
 
 
 def with_options(script: Script, options: str) -> Script:
@@ -59,6 +76,27 @@ def broken(verdict: Verdict) -> set[str]:
 @pytest.mark.parametrize("script", [LOG_ON, LOG_OFF, CLEAR], ids=["on", "off", "clear"])
 def test_logging_misses_nothing(script: Script, options: str, kernel: str) -> None:
     verdict = look(with_options(script, options), kernel)
+    assert verdict.status == HOLDS, verdict.sentence()
+
+
+@pytest.mark.parametrize("kernel", ["5.12", "6.12", "6.18"])
+@pytest.mark.parametrize("options", ["", "pml", "no-eager-page-split"])
+@pytest.mark.parametrize(
+    "script", [SHADOWED, SHADOWED_HUGE, SHADOWED_OFF], ids=["small", "huge", "off"]
+)
+def test_logging_misses_nothing_of_shadow_pages(script: Script, options: str, kernel: str) -> None:
+    verdict = look(with_options(script, options), kernel)
+    assert verdict.status == HOLDS, verdict.sentence()
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.18"])
+def test_all_set_at_first_misses_nothing_of_shadow_pages(kernel: str) -> None:
+    verdict = look(SHADOWED_ALL_SET, kernel)
+    assert verdict.status == HOLDS, verdict.sentence()
+
+
+def test_logging_begins_in_both_mmus_at_once() -> None:
+    verdict = look(with_options(BOTH_MMUS, "no-eager-page-split"), "6.18")
     assert verdict.status == HOLDS, verdict.sentence()
 
 
@@ -97,6 +135,30 @@ class ForgetsTheFlush(DirtyLog):
         return
 
 
+class ForgetsShadowPages(LogProtect):
+    async def rmap_write_protect(
+        self, gfn: int, pt_protect: bool, first: int = 1, last: int = 0
+    ) -> bool:
+        return False
+
+
+class ForgetsToFlushCollapsed(ShadowLog):
+    """What is collapsed is only dropped."""
+
+    async def zap_collapsible_rmap(self, slot: Memslot, gfn: int, level: int) -> bool:
+        await super().zap_collapsible_rmap(slot, gfn, level)
+        return False
+
+
+class SplitsHalf(ShadowLog):
+    """A table takes the place of a huge page of which it maps one half."""
+
+    async def link_shadow_page(self, sptep: Cell, sp: TablePage, flush: bool = True) -> None:
+        if not flush:
+            await self.page_zap_pte(sp, sp.entries[0], None)
+        await super().link_shadow_page(sptep, sp, flush)
+
+
 class RoundsDown(DirtyLog):
     def crosses_huge_pages(self, first: int, last: int) -> bool:
         pages = self.kvm.geometry.pages(2)
@@ -128,6 +190,10 @@ class ForgetsToFlushRecovered(Linux_6_18):
         (LOG_ON, ForgetsTheSlot, "5.12", "dirty-log"),
         (LOG_ON, ForgetsTheFlush, "6.18", "dirty-log"),
         (ALL_SET, ForgetsHugePages, "6.12", "dirty-log"),
+        (SHADOWED, ForgetsShadowPages, "6.12", "dirty-log"),
+        (SHADOWED_HUGE, ForgetsShadowPages, "6.12", "dirty-log"),
+        (SHADOWED_HUGE, SplitsHalf, "6.12", "flush-owed"),
+        (SHADOWED_OFF, ForgetsToFlushCollapsed, "6.12", "flush-owed"),
         (LOG_OFF, ForgetsToFlushRecovered, "6.18", "freed-table"),
     ],
     ids=lambda value: getattr(value, "__name__", value if isinstance(value, str) else "in"),

@@ -6,8 +6,12 @@ from tdpmmu.arch.hardware import Entry, Hardware
 from tdpmmu.machine.op import Step
 
 
-def backed(hardware: Hardware, step: Step, entry: Entry) -> bool:
-    """Whether the page tables still allow all that a held entry allows."""
+def backed(hardware: Hardware, step: Step, entry: Entry, *, logged: bool = False) -> bool:
+    """Whether the page tables still allow all that a held entry allows.
+
+    ``logged``: write access that dirty logging has taken counts as allowed.  The SPTE is
+    MMU-writable still, and the ioctl flushes before it returns.
+    """
     root, gfn, level, spte = entry
     spte_format = hardware.format
     if step[hardware.page_by_number[root].header] is None:
@@ -25,7 +29,8 @@ def backed(hardware: Hardware, step: Step, entry: Entry) -> bool:
         live_pfn = spte_format.pfn(live) + (gfn + offset) % hardware.geometry.pages(live_level)
         if live_pfn != spte_format.pfn(spte) + offset:
             return False
-        if spte_format.is_writable(spte) and not spte_format.is_writable(live):
+        writable = spte_format.is_writable(live) or (logged and spte_format.is_mmu_writable(live))
+        if spte_format.is_writable(spte) and not writable:
             return False
         if spte_format.is_executable(spte) and not spte_format.is_executable(live):
             return False

@@ -297,6 +297,15 @@ class DirtyLogChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfBounds(Event):
+    """Memory beyond the ends of an array of ``length`` entries was touched, at ``index``."""
+
+    array: str
+    index: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class HugePageRecovered(Event):
     """``recover_huge_pages_range`` (from 6.13) puts a huge page in the place of this table."""
 

@@ -67,6 +67,7 @@ class LogProtect(WriteTrack):
         if kvm.config.shadow_pages:
             await kvm.mmu_lock.write_lock()
             for gfn in range(slot.base_gfn, slot.base_gfn + slot.npages):
+                await self.rmap_cond_resched()
                 await self.rmap_write_protect(gfn, False, min_level)
             await kvm.mmu_lock.write_unlock()
         await self.lock_slot_walk()
@@ -82,6 +83,7 @@ class LogProtect(WriteTrack):
         if kvm.config.shadow_pages:
             await kvm.mmu_lock.write_lock()
             for gfn in range(slot.base_gfn, slot.base_gfn + slot.npages):
+                await self.rmap_cond_resched()
                 await self.rmap_clear_dirty(gfn)
             await kvm.mmu_lock.write_unlock()
         await self.lock_slot_walk()
@@ -148,6 +150,15 @@ class LogProtect(WriteTrack):
                 await self.clear_spte_bits(it, bits)
                 await Emit(PfnMarkedDirty(spte.pfn(it.old_spte), 1))
         await kvm.rcu.read_unlock()
+
+    async def rmap_cond_resched(self, flush: bool = False) -> bool:
+        """``__walk_slot_rmaps`` before each rmap: true: it has broken the lock, after a flush."""
+        if not await self.kvm.mmu_lock.needbreak():
+            return False
+        if flush:
+            await self.flush_remote_tlbs()
+        await self.kvm.mmu_lock.cond_resched_write()
+        return True
 
     async def rmap_clear_dirty(self, gfn: int) -> bool:
         """``__rmap_clear_dirty`` of the 4K leaves of a gfn; true: a flush is owed."""

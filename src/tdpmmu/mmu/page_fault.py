@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import CurrentRoot
 from tdpmmu.arch.spte import Access
-from tdpmmu.events.records import FaultFixed
+from tdpmmu.events.records import FaultFixed, OutOfBounds
 from tdpmmu.kernel.locks import Sleep
 from tdpmmu.machine.op import LEFT, NEITHER, Emit, Op, Read, Step
 from tdpmmu.machine.state import Cell
@@ -48,26 +48,34 @@ class PageFault(TdpMap):
 
     async def max_mapping_level(self, slot: Memslot, gfn: int, max_level: int) -> int:
         """``kvm_mmu_max_mapping_level``: what the host, the slot and what lies in it allow."""
-        level = min(max_level, self.host_mapping_level(slot, gfn))
-        while level > 1 and await self.lpage_disallowed(slot.as_id, gfn, level):
+        level = min(max_level, self.kvm.geometry.levels)
+        while level > 1 and await self.lpage_info(slot, gfn, level):
             level -= 1
-        return level
+        return min(level, self.kvm.config.huge_level)
+
+    async def lpage_info(self, slot: Memslot, gfn: int, level: int) -> bool:
+        """``lpage_info_slot(...)->disallow_lpage``: an array of the slot, from its base on."""
+        pages = self.kvm.geometry.pages(level)
+        first = slot.base_gfn // pages
+        length = (slot.base_gfn + slot.npages - 1) // pages - first + 1
+        index = gfn // pages - first
+        if not 0 <= index < length:
+            await Emit(OutOfBounds(f"lpage_info[{level}]", index, length))
+            return True
+        if self.lpage_misfit(slot, gfn, level):
+            return True
+        return await self.lpage_disallowed(slot.as_id, gfn, level)
+
+    def lpage_misfit(self, slot: Memslot, gfn: int, level: int) -> bool:
+        """``kvm_alloc_memslot_metadata``: the slot's ends, or its alignment, forbid huge pages."""
+        pages = self.kvm.geometry.pages(level)
+        start = self.kvm.geometry.round(gfn, level)
+        inside = slot.covers(start) and slot.covers(start + pages - 1)
+        return not inside or (slot.hva - slot.base_gfn) % pages != 0
 
     async def lpage_disallowed(self, as_id: int, gfn: int, level: int) -> bool:
         """``lpage_info->disallow_lpage``: what lies in the huge page forbids it."""
         return False
-
-    def host_mapping_level(self, slot: Memslot, gfn: int) -> int:
-        """``host_pfn_mapping_level``, and the ends and the alignment of the slot."""
-        level = self.kvm.config.huge_level
-        while level > 1:
-            pages = self.kvm.geometry.pages(level)
-            start = self.kvm.geometry.round(gfn, level)
-            inside = slot.covers(start) and slot.covers(start + pages - 1)
-            if inside and (slot.hva - slot.base_gfn) % pages == 0:
-                break
-            level -= 1
-        return level
 
     async def notifier_retry(self, fault: Fault) -> bool:
         """``mmu_notifier_retry_hva``: the host's page table may have changed since it was read."""

@@ -20,13 +20,13 @@ from tdpmmu.mmu.fault import (
 from tdpmmu.mmu.guest_walk import GuestWalker, gpte_changed, walk_addr
 from tdpmmu.mmu.page_fault import SnapshotSeq
 from tdpmmu.mmu.shadow import InvalidList
-from tdpmmu.mmu.shadow_pages import ShadowPages
+from tdpmmu.mmu.shadow_log import ShadowLog
 
 GUEST_FAULT = "guest page fault"
 """The guest's own tables do not allow the access: the fault is the guest's to handle."""
 
 
-class ShadowFault(ShadowPages):
+class ShadowFault(ShadowLog):
     """Walk the guest's tables, then build the same way with shadow pages."""
 
     async def page_fault(

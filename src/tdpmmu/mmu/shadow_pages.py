@@ -44,11 +44,16 @@ class ShadowPages(NxWorker):
         """``kvm_mmu_get_shadow_page``."""
         sp = await self.find_shadow_page(vcpu, gfn, role)
         if sp is None:
-            sp = await self.alloc_shadow_page(vcpu, gfn, role)
+            sp = await self.alloc_shadow_page(vcpu.pool, gfn, role)
         return sp
 
-    async def find_shadow_page(self, vcpu: VcpuCells, gfn: int, role: Role) -> TablePage | None:
-        """``kvm_mmu_find_shadow_page``: an unsync page is brought up to date, but stays unsync."""
+    async def find_shadow_page(
+        self, vcpu: VcpuCells | None, gfn: int, role: Role
+    ) -> TablePage | None:
+        """``kvm_mmu_find_shadow_page``: an unsync page is brought up to date, but stays unsync.
+
+        Without a vCPU only a direct page can be found.
+        """
         invalid_list = InvalidList()
         found: TablePage | None = None
         for sp in await Read(self.kvm.mmu_page_hash[gfn]):
@@ -60,6 +65,7 @@ class ShadowPages(NxWorker):
                     await self.prepare_zap_page(sp, invalid_list)
                 continue
             if not role.direct and await Read(sp.unsync):
+                assert vcpu is not None
                 flush = await self.sync_page(vcpu, sp, invalid_list)
                 if flush is None:
                     break
@@ -70,11 +76,11 @@ class ShadowPages(NxWorker):
         await self.commit_zap_page(invalid_list)
         return found
 
-    async def alloc_shadow_page(self, vcpu: VcpuCells, gfn: int, role: Role) -> TablePage:
+    async def alloc_shadow_page(self, pool: int, gfn: int, role: Role) -> TablePage:
         """``kvm_mmu_alloc_shadow_page``."""
         kvm = self.kvm
         sp: TablePage = await Allocate(
-            kvm.pools[vcpu.pool],
+            kvm.pools[pool],
             Header(
                 gfn,
                 role.level,
@@ -141,15 +147,15 @@ class ShadowPages(NxWorker):
         """Whether the page that is linked is the one that is wanted."""
         return child.gfn == gfn and role_of(child) == role
 
-    async def link_shadow_page(self, sptep: Cell, sp: TablePage) -> None:
-        """``link_shadow_page``: whatever was there goes first, and is flushed."""
+    async def link_shadow_page(self, sptep: Cell, sp: TablePage, flush: bool = True) -> None:
+        """``__link_shadow_page``: whatever was there goes first, and is flushed if need be."""
         kvm = self.kvm
         parent: TablePage = sptep.page
         old = await ReadSpte(sptep)
         if kvm.format.is_shadow_present(old):
             invalid_list = InvalidList()
             await self.page_zap_pte(parent, sptep, invalid_list)
-            await self.remote_flush_or_zap(invalid_list, True)
+            await self.remote_flush_or_zap(invalid_list, flush)
         await WriteSpte(sptep, kvm.format.nonleaf(sp.pfn))
         await ListAdd(sp.parent_ptes, sptep)
         children = await Read(sp.unsync_children)

@@ -10,7 +10,7 @@ from tdpmmu.machine.ghost import DISCIPLINE, HARM
 from tdpmmu.machine.op import Step
 from tdpmmu.machine.thread import Machine
 from tdpmmu.properties.base import Property
-from tdpmmu.properties.context import Guarded, KernelWarning, LockContext
+from tdpmmu.properties.context import ArrayBounds, Guarded, KernelWarning, LockContext
 from tdpmmu.properties.dirty_log import DirtyLogComplete, TrackedWrite
 from tdpmmu.properties.flush_owed import FlushBeforeRcuUnlock, FlushOwed, FlushRequestLost
 from tdpmmu.properties.freed_table import FreedTable
@@ -41,6 +41,7 @@ WATCHERS: tuple[type[Property], ...] = (
     RefcountError,
     LockContext,
     KernelWarning,
+    ArrayBounds,
     SpteTransition,
     FlushRequestLost,
     FlushOwed,

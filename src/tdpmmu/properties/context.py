@@ -10,6 +10,7 @@ from tdpmmu.events.records import (
     LockNotHeld,
     LockTaken,
     MightSleep,
+    OutOfBounds,
     UnguardedAccess,
     Warned,
 )
@@ -60,6 +61,21 @@ class Guarded(Property):
         if isinstance(event, UnguardedAccess):
             how = "written" if event.write else "read"
             step.violate(self, f"{event.cell} is {how} without {event.guard}")
+
+
+class ArrayBounds(Property):
+    """No array of a memslot (``lpage_info``, ``rmap``) is touched outside of its bounds."""
+
+    name: ClassVar[str] = "out-of-bounds"
+    kind: ClassVar[str] = HARM
+    meaning: ClassVar[str] = "an array of a memslot is read or written beyond its ends"
+    hears: ClassVar[tuple[type[Event], ...]] = (OutOfBounds,)
+
+    def observe(self, step: Step, event: Event) -> None:
+        if isinstance(event, OutOfBounds):
+            step.violate(
+                self, f"{event.array} has {event.length} entries, and [{event.index}] is touched"
+            )
 
 
 class KernelWarning(Property):

@@ -111,10 +111,13 @@ class _Owed(Property):
                 ):
                     debts.add((step.thread, vcpu.number, entry))
         # What the change itself keeps backed, as splitting a huge page does, owes nothing.
-        owed = frozenset(debt for debt in debts if not backed(hardware, step, debt[2]))
+        owed = frozenset(debt for debt in debts if not self._backed(step, debt[2]))
         if owed:
             assert self.cell is not None
             step[self.cell] = step[self.cell] | owed
+
+    def _backed(self, step: Step, entry: Entry) -> bool:
+        return backed(self.hardware, step, entry, logged=True)
 
     def _flushed(self, step: Step, number: int) -> None:
         """A vCPU was asked to flush, or did: what it can no longer use is owed no more."""
@@ -135,9 +138,8 @@ class _Owed(Property):
             return None
         step[self.cell] = debts.difference(mine)
         for _, number, entry in mine:
-            if entry in self.hardware.usable(step, self.hardware.vcpus[number]) and not backed(
-                self.hardware, step, entry
-            ):
+            usable = self.hardware.usable(step, self.hardware.vcpus[number])
+            if entry in usable and not self._backed(step, entry):
                 return entry
         return None
 

@@ -203,6 +203,8 @@ class Words:
             case ev.DirtyLogChanged(as_id, gfn, pages, on):
                 where = f"gfns {gfn:#x}-{gfn + pages - 1:#x} of address space {as_id}"
                 return Phrase(f"dirty logging is {'on' if on else 'off'} for {where}", MEMORY)
+            case ev.OutOfBounds(array, index, length):
+                return Phrase(f"{array}[{index}] of {length} is touched", ALARM)
             case ev.HugePageRecovered(page, gfn, level):
                 return Phrase(f"a level {level} page at gfn {gfn:#x} is to replace {page}", SPTE)
             case ev.PageMarkedDirty(_, gfn):

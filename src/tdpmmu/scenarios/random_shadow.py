@@ -29,6 +29,12 @@ HOST = (
     "host-set:2[0]=1",
     "host-set:2[1]=-",
     "host-set:3[0]=-",
+    "get-log:0",
+    "log-on:0",
+    "log-off:0",
+    "clear-log:0-1",
+    "log-on:0 log-off:0",
+    "log-on:0 clear-log:0-1",
 )
 
 TABLES = (
@@ -58,7 +64,8 @@ def shadow_scripts(draw: st.DrawFn) -> Script:
     return Script(
         threads="; ".join(threads),
         setup=" ".join(setup),
-        slots=draw(st.sampled_from(("", "0-1 2-3"))),
+        slots=draw(st.sampled_from(("", "0-1 2-3", "0-1:log 2-3"))),
+        options=draw(st.sampled_from(("", "", "pml", "initially-set", "no-eager-page-split"))),
         tables=draw(st.sampled_from(TABLES)),
         flush=draw(st.sampled_from(("bare-metal", "ranged"))),
         mmu_pages=draw(st.sampled_from((0, 0, 3))),
