@@ -157,6 +157,13 @@ class Trace(ABC):
         raise TraceError(f"{self.name}: {self.unit} {line or self.line}: {what}")
 
 
+def printable(text: str) -> str:
+    """``text`` with escapes for all that a terminal might take amiss."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isascii() and c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shorten(text: str) -> str:
     """``text`` quoted for an error message: ASCII, of at most 60 characters."""
     return ascii(text if len(text) <= 60 else text[:57] + "...")

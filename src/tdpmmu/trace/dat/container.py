@@ -30,8 +30,9 @@ class Container:
     """What a file holds.
 
     ``formats`` are (system, text) of all events.  ``shift_ns`` is added to all times; ``tsc`` are
-    multiplier, shift and offset that turn ticks into nanoseconds.  ``overrun`` counts the entries
-    that the ring buffers overwrote (None: the file does not say).
+    multiplier and shift that turn ticks into nanoseconds.  ``overrun`` counts the entries that the
+    ring buffers overwrote (None: the file does not say), ``promised`` those in the file, as far as
+    its statistics tell of them.
     """
 
     cursor: Cursor
@@ -46,8 +47,9 @@ class Container:
     cpus: list[CpuData] = field(default_factory=list)
     clock: str = "local"
     shift_ns: int = 0
-    tsc: tuple[int, int, int] | None = None
+    tsc: tuple[int, int] | None = None
     overrun: int | None = None
+    promised: int = 0
 
     def pages(self, data: CpuData) -> Iterator[tuple[Cursor, int, bytes]]:
         """The pages of a CPU's data, each with its place, and the cursor whose place that is."""

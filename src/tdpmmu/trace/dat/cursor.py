@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import IO, Literal, NoReturn
 
-from tdpmmu.trace.records import TraceError
+from tdpmmu.trace.records import TraceError, printable
 
 ByteOrder = Literal["little", "big"]
 
@@ -42,7 +42,7 @@ class Cursor:
             where = f"offset {self._base:#x}, unpacked byte {place:#x}"
         else:
             where = f"offset {self._base + place:#x}"
-        raise TraceError(f"{self.name}: {where}: {what}")
+        raise TraceError(f"{self.name}: {where}: {printable(what)}")
 
     def part(self, content: IO[bytes], base: int, *, packed: bool | None = None) -> Cursor:
         """A cursor of its own for ``content``, which was found at ``base``."""

@@ -16,6 +16,7 @@ HEADER_INFO, FTRACE_EVENTS, EVENT_FORMATS, KALLSYMS, PRINTK, CMDLINES = range(16
 
 _MANY = 1 << 16
 _OVERRUN = re.compile(rb"^(?:overrun|dropped events): (\d+)", re.MULTILINE)
+_ENTRIES = re.compile(rb"^(?:entries|read events): (\d+)", re.MULTILINE)
 _CLOCK_IN_USE = re.compile(rb"\[([\w-]+)\]")
 
 
@@ -92,8 +93,9 @@ def options(cursor: Cursor, *, bare_end: bool) -> Iterator[tuple[int, Cursor]]:
 def common_option(found: Container, option: int, data: Cursor) -> None:
     """Options that mean the same in both versions."""
     if option == CPUSTAT:
-        lost = sum(map(int, _OVERRUN.findall(data.read(data.size, "statistics"))))
-        found.overrun = (found.overrun or 0) + lost
+        text = data.read(data.size, "statistics")
+        found.overrun = (found.overrun or 0) + sum(map(int, _OVERRUN.findall(text)))
+        found.promised += sum(map(int, _ENTRIES.findall(text)))
     elif option == CLOCK:
         if clock := _CLOCK_IN_USE.search(data.read(data.size, "a trace clock")):
             found.clock = clock[1].decode()
@@ -102,11 +104,7 @@ def common_option(found: Container, option: int, data: Cursor) -> None:
     elif option == OFFSET:
         found.shift_ns += _offset(data)
     elif option == TSC2NSEC:
-        found.tsc = (
-            data.number(4, "a multiplier"),
-            data.number(4, "a shift"),
-            data.number(8, "an offset"),
-        )
+        found.tsc = data.number(4, "a multiplier"), data.number(4, "a shift")
         if found.tsc[1] > 63:
             data.fail(f"expected a shift of up to 63; found {found.tsc[1]}", 4)
 

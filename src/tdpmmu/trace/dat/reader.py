@@ -61,14 +61,16 @@ class DatReader(Trace):
                 yield from zip(count(line + 1), *zip(*batch, strict=True), strict=False)
                 line += len(batch)
             self.line = self.records = line
+        if line < found.promised:
+            self.notice(f"the file ends, but its statistics tell of {found.promised} events")
 
 
 def _clock(found: Container) -> Callable[[int], int] | None:
     """What turns a time stamp into nanoseconds; None: it is that already."""
     shift_ns = found.shift_ns
     if found.tsc is not None:
-        multiplier, shift, offset = found.tsc
-        return lambda ticks: ((ticks - offset) * multiplier >> shift) + shift_ns
+        multiplier, shift = found.tsc
+        return lambda ticks: (ticks * multiplier >> shift) + shift_ns
     if found.clock not in _NS_CLOCKS:
         return lambda ticks: ticks * _BILLION
     if shift_ns:
