@@ -24,8 +24,15 @@ class Roots(TdpZap):
                 await self.get_root(root)
                 await kvm.mmu_lock.write_unlock()
                 return root  # type: ignore[no-any-return]
+        root = await self.alloc_tdp_root(pool, as_id, guest_mode)
+        await kvm.mmu_lock.write_unlock()
+        return root
+
+    async def alloc_tdp_root(self, pool: int, as_id: int, guest_mode: bool) -> TablePage:
+        """A new root, on the list."""
+        kvm = self.kvm
         levels = kvm.geometry.levels
-        root = await Allocate(
+        root: TablePage = await Allocate(
             kvm.pools[pool],
             Header(0, levels, levels, as_id, 0, tdp=True, guest_mode=guest_mode),
             root=True,
@@ -33,8 +40,7 @@ class Roots(TdpZap):
         count = await self.new_root_count()
         await SetPrivate(root.root_count, count)
         await ListAdd(kvm.tdp_mmu_roots, root)
-        await kvm.mmu_lock.write_unlock()
-        return root  # type: ignore[no-any-return]
+        return root
 
     async def new_root_count(self) -> int:
         """The references that a new root starts with."""
@@ -84,29 +90,35 @@ class Roots(TdpZap):
         await LoadRoot(vcpu, (root.number,))
         await FlushOwnTlb(vcpu)
 
+    async def lock_to_free_roots(self) -> None:
+        """``mmu_lock`` as a vCPU gives its root up: up to 6.8 for write."""
+        await self.kvm.mmu_lock.write_lock()
+
+    async def unlock_to_free_roots(self) -> None:
+        """The counterpart."""
+        await self.kvm.mmu_lock.write_unlock()
+
     async def reload_root(self, vcpu: VcpuCells) -> None:
         """``kvm_mmu_free_obsolete_roots``, then ``kvm_mmu_load`` if the root was one."""
-        kvm = self.kvm
         number = await CurrentRoot(vcpu)
-        root = kvm.hardware.page_by_number[number]
-        await kvm.mmu_lock.write_lock()
+        root = self.kvm.hardware.page_by_number[number]
+        await self.lock_to_free_roots()
         if not await Read(root.invalid):
-            await kvm.mmu_lock.write_unlock()
+            await self.unlock_to_free_roots()
             return
         header = await ReadHeader(root)
         await LoadRoot(vcpu, ())
         await self.put_root(root)
-        await kvm.mmu_lock.write_unlock()
+        await self.unlock_to_free_roots()
         fresh = await self.get_vcpu_root(vcpu.pool, header.as_id, header.guest_mode)
         await self.load_root(vcpu, fresh)
 
     async def unload_root(self, vcpu: VcpuCells) -> None:
         """``kvm_mmu_unload``: the vCPU gives up its root and its reference."""
-        kvm = self.kvm
         number = await CurrentRoot(vcpu)
         if number < 0:
             return
-        await kvm.mmu_lock.write_lock()
+        await self.lock_to_free_roots()
         await LoadRoot(vcpu, ())
-        await self.put_root(kvm.hardware.page_by_number[number])
-        await kvm.mmu_lock.write_unlock()
+        await self.put_root(self.kvm.hardware.page_by_number[number])
+        await self.unlock_to_free_roots()

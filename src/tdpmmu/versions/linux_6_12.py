@@ -40,6 +40,7 @@ class Linux_6_12(Linux_6_1):
         "eb298605705a pages of a slot that is logged are not recovered (6.2)",
         "817fa998362d the slot is looked up in the page's address space (6.4)",
         "0df9dab891ff invalidated roots are zapped by who invalidates them (6.6)",
+        "roots are allocated and given up under mmu_lock for read (6.9)",
         "aca48556c592 a zapped SPTE is processed after its flush (6.10)",
         "cf3ff0ee24d6 tables for eager splitting are allocated outside of mmu_lock (6.11)",
         "roots are zapped 4K, 2M, 1G, root (6.12)",
@@ -119,6 +120,53 @@ class Linux_6_12(Linux_6_1):
         if await self.unmap_gfn_range(slot.as_id, slot.base_gfn, end):
             await self.flush_remote_tlbs()
         await kvm.mmu_lock.write_unlock()
+
+    # --- roots ----------------------------------------------------------------------------------
+
+    async def lock_to_free_roots(self) -> None:
+        await self.kvm.mmu_lock.read_lock()
+
+    async def unlock_to_free_roots(self) -> None:
+        await self.kvm.mmu_lock.read_unlock()
+
+    async def get_vcpu_root(self, pool: int, as_id: int, guest_mode: bool = False) -> TablePage:
+        """``kvm_tdp_mmu_alloc_root``: a usable root, or under ``tdp_mmu_pages_lock`` a new one."""
+        kvm = self.kvm
+        await kvm.mmu_lock.read_lock()
+        root = await self.usable_root(as_id, guest_mode)
+        if root is None:
+            await kvm.tdp_mmu_pages_lock.lock()
+            root = await self.usable_root_again(as_id, guest_mode)
+            if root is None:
+                root = await self.alloc_tdp_root(pool, as_id, guest_mode)
+            await kvm.tdp_mmu_pages_lock.unlock()
+        await kvm.mmu_lock.read_unlock()
+        return root
+
+    async def usable_root(self, as_id: int, guest_mode: bool) -> TablePage | None:
+        """A valid root of this role, with a reference (``for_each_valid_tdp_mmu_root``)."""
+        for root in await Read(self.kvm.tdp_mmu_roots):
+            if await Read(root.invalid) or not await self.try_get_root(root):
+                continue
+            header = await ReadHeader(root)
+            if header.as_id == as_id and header.guest_mode == guest_mode:
+                found: TablePage = root
+                return found
+            await self.put_root(root)
+        return None
+
+    async def usable_root_again(self, as_id: int, guest_mode: bool) -> TablePage | None:
+        """The second look, with ``tdp_mmu_pages_lock`` held: another vCPU may have been first."""
+        for root in await Read(self.kvm.tdp_mmu_roots):
+            header = await ReadHeader(root)
+            same = header.as_id == as_id and header.guest_mode == guest_mode
+            if not same or await Read(root.invalid):
+                continue
+            if await self.try_get_root(root):
+                found: TablePage = root
+                return found
+            await Emit(Warned("no reference to be had to a valid root"))
+        return None
 
     # --- page faults ----------------------------------------------------------------------------
 
