@@ -17,8 +17,12 @@ def backed(hardware: Hardware, step: Step, entry: Entry, *, logged: bool = False
     if step[hardware.page_by_number[root].header] is None:
         return False
     if not spte_format.is_last(spte, level):
+        # The accessed bit of such an entry says nothing.
         return any(
-            live == entry for live in hardware.reachable(step, root) if live[1:3] == (gfn, level)
+            spte_format.pfn(live[3]) == spte_format.pfn(spte)
+            and not spte_format.is_last(live[3], level)
+            for live in hardware.reachable(step, root)
+            if live[1:3] == (gfn, level)
         )
     for offset in range(hardware.geometry.pages(level)):
         found = hardware.walk(step, root, gfn + offset)

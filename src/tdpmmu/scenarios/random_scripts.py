@@ -46,7 +46,7 @@ OPTIONS = (
 )
 """Not ``initially-set no-eager-page-split``: docs/findings.md says what that does."""
 
-PATCHES = ("flush-each-slot",)
+PATCHES = ("flush-each-slot", "age-by-cmpxchg")
 """What closes the findings that random scripts come upon again and again (docs/findings.md)."""
 
 

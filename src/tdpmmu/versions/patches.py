@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tdpmmu.arch.table import FreeUnused, ReadHeader, TablePage
+from tdpmmu.arch.table import CmpXchgSpte, FreeUnused, ReadHeader, TablePage
 from tdpmmu.events.records import PageLinked
 from tdpmmu.machine.op import Emit, SetAdd
+from tdpmmu.mmu.ageing import Ageing
 from tdpmmu.mmu.fault import Fault
 from tdpmmu.mmu.notifier import GfnRange, Notifier
 from tdpmmu.mmu.nx_recovery import NxRecovery
@@ -83,6 +84,17 @@ class FlushEachSlot(Notifier):
             if await super().unmap_ranges((one,)):
                 await self.flush_remote_tlbs()
         return False
+
+
+class AgeByCmpxchg(Ageing):
+    """Accessed bits are cleared by a cmpxchg; who loses it calls the page young.
+
+    Ours, not upstream's: an atomic AND without ``mmu_lock`` may hit a frozen entry
+    (docs/findings.md).
+    """
+
+    async def clear_young_bits(self, it: TdpIter, mask: int) -> None:
+        await CmpXchgSpte(it.sptep, it.old_spte, it.old_spte & ~mask)
 
 
 class NoForwardProgress(TdpZap):

@@ -28,6 +28,7 @@ PATCHES: dict[str, type[Any]] = {
     "no-yield-in-zap-sp": patches.NoYieldInZapSp,
     "preserve-pending-flush": patches.PreservePendingFlush,
     "flush-each-slot": patches.FlushEachSlot,
+    "age-by-cmpxchg": patches.AgeByCmpxchg,
     "no-forward-progress": patches.NoForwardProgress,
     "link-under-pages-lock": patches.LinkUnderPagesLock,
     "read-lock-freeze": read_lock.ReadLockFreeze,
