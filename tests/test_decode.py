@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from tdpmmu.arch.decode import decode_spte, set_spte_reading, well_formed
 from tdpmmu.arch.spte import FORMAT_NAMES, KERNELS, SpteFormat, spte_format
-from tdpmmu.cli.decode import CONTEXT_SETTINGS, decode, parse_spte
+from tdpmmu.cli.decode import CONTEXT_SETTINGS, decode
+from tdpmmu.cli.decoding import parse_spte
 from tdpmmu.cli.errors import UsageError
 from tdpmmu.trace.fields import (
     FastPageFault,

@@ -75,7 +75,7 @@ def check(
 
     Without arguments: the whole table of the review thread of March 2021.
 
-    Example: tdpmmu check nx-recovery --kernel 5.12-rc4 --patch flush-on-nx-zap --vcpus 2
+    Example: tdpmmu check nx-recovery --kernel 5.12-rc4 --html run.html
 
     Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C.
     """

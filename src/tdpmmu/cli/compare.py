@@ -23,7 +23,7 @@ def compare(
 ) -> None:
     """Say whether two kernels or patches show the same in a scenario, or the run that differs.
 
-    Example: tdpmmu compare 5.12 5.12-rc4+flush-on-nx-zap+flush-when-yielding --set vcpus=2
+    Example: tdpmmu compare 5.12 5.12-rc4+flush-on-nx-zap --set levels=2
 
     Exit codes: 0 equal, 1 different, 2 bad usage, 3 budget ran out.
     """

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 def kernels() -> None:
-    """List the kernels and patches, and what each changes."""
+    """List the kernels and patches, and what each changes.
+
+    Example: tdpmmu kernels
+
+    Exit code: 0.
+    """
     from tdpmmu.versions.registry import KERNELS, PATCHES
 
     for name, cls in KERNELS.items():

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tdpmmu.lab.boot import Recording
     from tdpmmu.lab.checks import Outcome
 
-lab_app = typer.Typer(help="Boot real kernels, drive their KVM, check the traces.")
+lab_app = typer.Typer(
+    help="Boot real kernels, drive their KVM, check the traces.", rich_markup_mode=None
+)
 
 DEFAULT_STEPS = "w x:1-8 w sleep:600 w x:1-8/2 r sleep:600 dontneed:8-15 w:8-15 x:20 r"
 
@@ -40,7 +42,12 @@ def _lab(context: typer.Context) -> None:
 
 @lab_app.command()
 def steps() -> None:
-    """Say what a list of steps is made of."""
+    """Say what a list of steps is made of.
+
+    Example: tdpmmu lab steps
+
+    Exit code: 0.
+    """
     from tdpmmu.lab.steps import describe
 
     print(describe())
@@ -69,6 +76,8 @@ def run(
     """Boot a kernel, do STEPS in a VM of its KVM, record that, and check the recording.
 
     Needs no virtualization of this machine: QEMU emulates it all.
+
+    Example: tdpmmu lab run --kernel 6.12 --steps "w x:1-8 w r" -o run
 
     Exit codes: 0 all checks are good, 1 one is not, 2 bad usage or no recording.
     """
@@ -127,6 +136,8 @@ def fuzz(
     """Make up step lists, run them on a real kernel, check each recording, shrink what is bad.
 
     List number N depends on the seed and on N only.
+
+    Example: tdpmmu lab fuzz --kernel 6.1
 
     Exit codes: 0 all checks are good, 1 a divergence was kept, 2 bad usage or no recording.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Annotated
 
 import typer
 
@@ -10,7 +10,7 @@ from tdpmmu.cli.audit import audit, flushes
 from tdpmmu.cli.check import check
 from tdpmmu.cli.compare import compare
 from tdpmmu.cli.decode import CONTEXT_SETTINGS, decode
-from tdpmmu.cli.errors import UsageError
+from tdpmmu.cli.entry import main
 from tdpmmu.cli.explain import explain
 from tdpmmu.cli.kernels import kernels
 from tdpmmu.cli.lab import lab_app
@@ -18,37 +18,42 @@ from tdpmmu.cli.trace import trace_app
 from tdpmmu.cli.zoo import zoo
 
 app = typer.Typer(
-    help="An executable model of KVM's x86 MMU, and tools that make it answer questions.",
-    no_args_is_help=True,
+    # Boxes around the help cost more time than all the rest of it.
+    rich_markup_mode=None,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(check)
-app.command()(explain)
-app.command()(compare)
-app.command(context_settings=CONTEXT_SETTINGS)(decode)
-app.command()(kernels)
-app.command()(zoo)
-app.command()(flushes)
-app.command()(audit)
-app.add_typer(trace_app, name="trace")
-app.add_typer(lab_app, name="lab")
+app.command(short_help="Explore every interleaving of a scenario.")(check)
+app.command(short_help="Replay a token: what each CPU does, step by step.")(explain)
+app.command(short_help="Can two kernels or patches be told apart?")(compare)
+app.command(short_help="Explain SPTEs.", context_settings=CONTEXT_SETTINGS)(decode)
+app.command(short_help="List the kernels and patches.")(kernels)
+app.command(short_help="Real upstream bugs: find each, hold its fix clean.")(zoo)
+app.command(short_help="Take each TLB flush away: was it needed?")(flushes)
+app.command(short_help="The same for locks, RCU and zaps that may not yield.")(audit)
+app.add_typer(trace_app, name="trace", short_help="Read traces of real kernels.")
+app.add_typer(lab_app, name="lab", short_help="Boot real kernels and trace them.")
 
 
-def main() -> None:
-    """Run a command; bad input is one line on stderr and exit code 2."""
-    try:
-        app()
-    except UsageError as error:
-        print(f"tdpmmu: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("tdpmmu: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+@app.callback(invoke_without_command=True)
+def tdpmmu(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """An executable model of KVM's x86 MMU, and tools that make it answer questions.
+
+    Without a command: what it can do, with examples.
+    """
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(f"tdpmmu {version_of('tdpmmu')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        from tdpmmu.cli.overview import show
+
+        show()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from tdpmmu.cli.verify import verify
 if TYPE_CHECKING:
     from tdpmmu.trace.stats import Difference, TraceStats
 
-trace_app = typer.Typer(help="Read traces of real kernels.", no_args_is_help=True)
+trace_app = typer.Typer(
+    help="Read traces of real kernels.", no_args_is_help=True, rich_markup_mode=None
+)
 trace_app.command()(convert)
 trace_app.command()(replay)
 trace_app.command()(verify)
@@ -50,7 +52,9 @@ def stats(
 ) -> None:
     """Rebuild the TDP page tables from a trace and count what lives at each marker.
 
-    Exit code 1 if a number differs from the kernel's own (--prog).
+    Example: tdpmmu trace stats trace.txt.xz --json
+
+    Exit codes: 0 done, 1 a number differs from the kernel's own (--prog), 2 bad usage or trace.
     """
     from tdpmmu.trace.detect import Detector
     from tdpmmu.trace.opening import open_trace

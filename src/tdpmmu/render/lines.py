@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterable
 from typing import TextIO
@@ -54,7 +55,7 @@ def paragraph(
 
 def show(lines: Iterable[Line], file: TextIO, *, width: int) -> None:
     """Print lines, in colours if ``file`` is a terminal and NO_COLOR is not set."""
-    if not file.isatty():
+    if not file.isatty() or os.environ.get("NO_COLOR"):
         print(plain(lines), file=file)
         return
     from rich.console import Console

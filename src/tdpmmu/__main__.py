@@ -1,0 +1,5 @@
+"""``python -m tdpmmu`` is ``tdpmmu``."""
+
+from tdpmmu.cli.entry import main
+
+main()

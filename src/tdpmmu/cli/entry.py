@@ -1,0 +1,46 @@
+"""Where ``tdpmmu`` starts: errors become one line, and what needs no parser gets none.
+
+Reading options takes longer than explaining an SPTE, so plain values are explained at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tdpmmu.cli.errors import UsageError
+
+_COMPLETION = "_TDPMMU_COMPLETE"
+"""Set by shells that want to complete a command line, which they pass in another variable."""
+
+
+def main() -> None:
+    """Run a command; bad input is one line on stderr and exit code 2."""
+    try:
+        _run(sys.argv[1:])
+    except UsageError as error:
+        print(f"tdpmmu: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("tdpmmu: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _run(arguments: list[str]) -> None:
+    command, values = arguments[:1], arguments[1:]
+    if command == ["decode"] and values and not any(one.startswith("-") for one in values):
+        from tdpmmu.cli.decoding import explain_sptes
+
+        explain_sptes(values)
+        return
+    if not arguments and _COMPLETION not in os.environ:
+        from tdpmmu.cli.overview import show
+
+        show()
+        return
+    from tdpmmu.cli.main import app
+
+    app(prog_name="tdpmmu")
