@@ -7,10 +7,12 @@ that was lost), and ``trace.rows(names)`` the same as plain tuples, which is fas
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 IN_INTERRUPT, UNKNOWN_DEPTH = -1, -2
@@ -98,6 +100,54 @@ class Lost:
 Row = tuple[int, int, int, int, str, Any, Any, Source]
 """A record as a plain tuple, which is cheaper to make and to take apart."""
 
+
+class Run(NamedTuple):
+    """Many rows of one event, which one thread made one after the other, as columns.
+
+    Row ``i`` has line ``line + i`` and the time ``times[i]``; ``columns`` are the typed fields', in
+    their order, and ``make`` makes typed fields of one value of each.
+    """
+
+    start: int
+    line: int
+    cpu: int
+    pid: int
+    event: str
+    times: tuple[int, ...]
+    columns: tuple[tuple[Any, ...], ...]
+    make: Callable[[tuple[Any, ...]], Any]
+    places: range
+    source: Source
+
+    def split(self, count: int) -> tuple[Run, Run]:
+        """The first ``count`` rows, and the rest."""
+        first, rest = (
+            self._replace(
+                start=self.times[part.start or 0],
+                line=self.line + (part.start or 0),
+                times=self.times[part],
+                columns=tuple([column[part] for column in self.columns]),
+                places=self.places[part],
+            )
+            for part in (slice(None, count), slice(count, None))
+        )
+        return first, rest
+
+    def rows(self) -> Iterator[Row]:
+        """The same as rows."""
+        return zip(
+            itertools.count(self.line),
+            self.times,
+            repeat(self.cpu),
+            repeat(self.pid),
+            repeat(self.event),
+            map(self.make, zip(*self.columns, strict=True)),
+            self.places,
+            repeat(self.source),
+            strict=False,
+        )
+
+
 LOST = "LOST"
 """In place of an event's name, in a row, where events are missing: ``fields`` is a Lost."""
 
@@ -132,6 +182,10 @@ class Trace(ABC):
 
             for line, ns, cpu, pid, event, fields, _, _ in trace.rows({"kvm_page_fault"}): ...
         """
+
+    def runs(self, names: Collection[str] | None = None) -> Iterator[Row | Run]:
+        """The same, with many rows as one :class:`Run` where a binary file has them so."""
+        return self.rows(names)
 
     def events(self, names: Collection[str] | None = None) -> Iterator[Record | Lost]:
         """The same as records."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tdpmmu.trace.dat.bindings import BINDINGS, page_text
 from tdpmmu.trace.dat.container import Container
 from tdpmmu.trace.dat.formats import Field, Format, Formats
-from tdpmmu.trace.dat.pages import SKIPPED, Fail, Kind
+from tdpmmu.trace.dat.layouts import SKIPPED, Fail, Kind
 from tdpmmu.trace.dat.printfmt import printer
 from tdpmmu.trace.dat.symbols import Symbols
 from tdpmmu.trace.dat.values import EventValues, text_of

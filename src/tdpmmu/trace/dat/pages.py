@@ -10,12 +10,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import partial
-from operator import itemgetter
-from typing import Any, NamedTuple, NoReturn
+from itertools import accumulate, repeat
+from typing import Any
 
 from tdpmmu.trace.dat.cursor import Cursor
 from tdpmmu.trace.dat.formats import Field
-from tdpmmu.trace.records import LOST
+from tdpmmu.trace.dat.layouts import SKIPPED, Kind, Layout, body_of
+from tdpmmu.trace.records import LOST, Run
 
 _PADDING, _TIME_EXTEND, _TIME_STAMP = 29, 30, 31
 _TS_SHIFT = 27
@@ -23,27 +24,8 @@ _TS_MASK = (1 << _TS_SHIFT) - 1
 _ABS_MASK = (1 << 59) - 1
 _MISSED_EVENTS, _MISSED_STORED = 1 << 31, 1 << 30
 _COMMIT_MASK = (1 << 27) - 1
-_LETTERS = {1: "bB", 2: "hH", 4: "iI", 8: "qQ"}
-
-SKIPPED = ""
-"""In place of the name of an event that nobody asked for."""
-
-Fail = Callable[[str], NoReturn]
-
-
-class Kind(NamedTuple):
-    """How to read an event: ``make`` turns the values of ``fields`` into its typed fields.
-
-    Where that is not enough, ``resolve`` makes name and typed fields of the payload, which is in a
-    page at some place; it may call what it is given to raise TraceError.  ``name`` is
-    :data:`SKIPPED` for events that nobody asked for.
-    """
-
-    name: str
-    fields: tuple[Field, ...] = ()
-    make: Callable[[tuple[Any, ...]], Any] | None = None
-    resolve: Callable[[Any, int, Fail], tuple[str, Any]] | None = None
-
+_STRETCH = 8
+"""From how many alike entries on it pays to unpack them in one go."""
 
 Entry = tuple[int, int, int, str, Any, int, Any]
 """Ticks, CPU, pid, event, typed fields, offset of the payload in the page, the page.
@@ -52,18 +34,11 @@ The offset is negative if the payload's length is in a word of its own, before i
 """
 
 
-class Run(NamedTuple):
-    """How to unpack entries of one event and one length."""
-
-    struct: struct.Struct
-    kind: Kind
-    pick: Callable[[tuple[Any, ...]], Any]
-
-
 class PageWalker:
     """Decodes pages; ``kinds`` says how, by the number of the event.
 
-    ``odd`` is set once an entry may be no event, but :data:`LOST` or :data:`SKIPPED`.
+    ``odd`` is set once an entry may be no event, but :data:`LOST` or :data:`SKIPPED`.  With
+    ``runs``, many alike entries of a thread are one :class:`Run`.
     """
 
     def __init__(
@@ -72,14 +47,17 @@ class PageWalker:
         header: dict[str, Field],
         common: dict[str, Field],
         kinds: Callable[[int], Kind],
+        *,
+        runs: bool = False,
     ) -> None:
         """TraceError if the formats lack what every kernel has."""
         self.odd = False
+        self._bulk = runs
         self._order = cursor.order
         self._kinds = kinds
-        self._runs: dict[tuple[int, int], Run] = {}
-        self._endian = "<" if cursor.order == "little" else ">"
+        self._layouts: dict[tuple[int, int], Layout] = {}
         little = cursor.order == "little"
+        self._endian = "<" if little else ">"
         self._type_shift, self._delta_shift = (0, 5) if little else (27, 0)
         for what, fields, names in (
             ("the page header's format", header, ("timestamp", "commit", "data")),
@@ -93,10 +71,16 @@ class PageWalker:
         self._type, self._pid = common["common_type"], common["common_pid"]
         if self._pid.offset < self._type.offset:
             cursor.fail("expected common_type before common_pid in the events' formats")
-        self._peek = self._struct([self._type])[0]
+        self._peek = struct.Struct(self._endian + body_of([self._type])[0])
         self._word = struct.Struct(self._endian + "I")
 
-    def walk(self, cpu: int, data: bytes, page: Any, cursor: Cursor, place: int) -> list[Entry]:
+    def begins(self, data: bytes) -> int:
+        """When a page begins: none of its entries is earlier."""
+        return _number(data, self._timestamp, self._order)
+
+    def walk(
+        self, cpu: int, data: bytes, page: Any, cursor: Cursor, place: int
+    ) -> list[Entry | Run]:
         """The entries of one page, found at ``place`` of ``cursor``; TraceError if it is damaged.
 
         ``page`` goes into the entries.
@@ -112,7 +96,7 @@ class PageWalker:
                 f"{end - at}",
                 place,
             )
-        found: list[Entry] = []
+        found: list[Entry | Run] = []
         if commit & _MISSED_EVENTS:
             count = -1
             if commit & _MISSED_STORED:
@@ -123,23 +107,32 @@ class PageWalker:
         view = memoryview(data)
         type_shift, delta_shift = self._type_shift, self._delta_shift
         type_mask = 31 << type_shift
-        peek, smallest, runs = self._peek.unpack_from, self._peek.size, self._runs
+        peek, smallest, layouts = self._peek.unpack_from, self._peek.size, self._layouts
         while at + smallest <= end:
             word, number = peek(data, at)
             length = word >> type_shift & 31
             if 0 < length < _PADDING:
-                run = runs.get((number, length))
-                if run is None:
-                    run = self._run(number, length, cursor, place + at)
-                size = run.struct.size
-                last = at + (end - at) // size * size
-                if last == at:
+                layout = layouts.get((number, length))
+                if layout is None:
+                    layout = self._layout(number, length, cursor, place + at)
+                size = layout.size
+                alike = (end - at) // size
+                if not alike:
                     cursor.fail(
                         f"expected {size} bytes of an event; {end - at} are left", place + at
                     )
-                (name, _, make, resolve), pick = run.kind, run.pick
+                name, _, make, resolve = layout.kind
                 kind = word & type_mask
-                for values in run.struct.iter_unpack(view[at:last]):
+                if alike > _STRETCH and resolve is None:
+                    ahead, other = peek(data, at + _STRETCH * size)
+                    if other == number and ahead & type_mask == kind:
+                        count, ticks = self._stretch(
+                            found, layout, alike, ticks, cpu, data, at, kind, number, page
+                        )
+                        at += count * size
+                        continue
+                pick = layout.pick
+                for values in layout.struct.iter_unpack(view[at : at + alike * size]):
                     word = values[0]
                     if word & type_mask != kind or values[1] != number:
                         break
@@ -196,48 +189,71 @@ class PageWalker:
         payload = at + 8
         number = _number(data[payload : at + size], self._type, self._order)
         length = (size - 8) // 4
-        run = self._runs.get((number, length)) or self._run(number, length, cursor, place + at)
-        values = run.struct.unpack_from(data, at + 4)  # with the length in the place of the word
-        name, _, make, resolve = run.kind
-        fields = None if make is None else make(run.pick(values))
+        layout = self._layouts.get((number, length))
+        if layout is None:
+            layout = self._layout(number, length, cursor, place + at)
+        values = layout.struct.unpack_from(data, at + 4)  # the length is where a word would be
+        name, _, make, resolve = layout.kind
+        fields = None if make is None else make(layout.pick(values))
         if resolve is not None:
             name, fields = resolve(page, -payload, partial(cursor.fail, place=place + at))
             self.odd = self.odd or name == SKIPPED
         return ticks, cpu, values[2], name, fields, -payload, page
 
-    def _run(self, number: int, length: int, cursor: Cursor, place: int) -> Run:
+    def _stretch(
+        self,
+        found: list[Entry | Run],
+        layout: Layout,
+        alike: int,
+        ticks: int,
+        cpu: int,
+        data: bytes,
+        at: int,
+        kind: int,
+        number: int,
+        page: Any,
+    ) -> tuple[int, int]:
+        """Up to ``alike`` entries of a layout; how many there were, and the time of the last."""
+        width, delta_shift, type_mask = layout.width, self._delta_shift, 31 << self._type_shift
+        flat = layout.many(alike).unpack_from(data, at)
+        words, numbers = flat[::width], flat[1::width]
+        count = alike
+        if numbers.count(number) != alike or [w & type_mask for w in words].count(kind) != alike:
+            count = next(
+                i
+                for i, word in enumerate(words)
+                if word & type_mask != kind or numbers[i] != number
+            )
+            flat, words = flat[: count * width], words[:count]
+        deltas = [word >> delta_shift & _TS_MASK for word in words]
+        deltas[0] += ticks
+        times = tuple(accumulate(deltas))
+        pids = flat[2::width]
+        columns = tuple([flat[i::width] for i in layout.wanted])
+        name, _, make, _ = layout.kind
+        places = range(at + 4, at + 4 + count * layout.size, layout.size)
+        if self._bulk and make is not None and pids.count(pids[0]) == count:
+            run = Run(times[0], 0, cpu, pids[0], name, times, columns, make, places, page)
+            found.append(run)
+        else:
+            fields = repeat(None) if make is None else map(make, zip(*columns, strict=True))
+            found += zip(times, repeat(cpu), pids, repeat(name), fields, places, repeat(page))
+        return count, times[-1]
+
+    def _layout(self, number: int, length: int, cursor: Cursor, place: int) -> Layout:
         kind = self._kinds(number)
-        fields = [self._type, self._pid, *kind.fields]
-        needed = max(one.offset + one.size for one in fields)
+        common = self._type, self._pid
+        needed = max(one.offset + one.size for one in (*common, *kind.fields))
         if needed > 4 * length:
             cursor.fail(
                 f"expected at least {needed} bytes of event {kind.name or number}; found "
                 f"{4 * length}",
                 place,
             )
-        unpack, places = self._struct(fields, 4 * length)
-        wanted = places[2:]
-        pick: Callable[[tuple[Any, ...]], Any] = itemgetter(*wanted) if wanted else tuple
-        if len(wanted) == 1:
-            only = slice(wanted[0], wanted[0] + 1)
-            pick = itemgetter(only)
         self.odd = self.odd or kind.name == SKIPPED
-        run = self._runs[number, length] = Run(unpack, kind, pick)
-        return run
-
-    def _struct(self, fields: list[Field], size: int = 0) -> tuple[struct.Struct, list[int]]:
-        """The entry's word and these fields of its payload; and where each value will be."""
-        text = self._endian + "I"
-        at = 0
-        places: dict[str, int] = {}
-        for field in sorted(set(fields), key=lambda one: one.offset):
-            text += f"{field.offset - at}x" if field.offset > at else ""
-            letters = _LETTERS.get(field.size) if not field.array else None
-            text += letters[not field.signed] if letters else f"{field.size}s"
-            at = field.offset + field.size
-            places[field.name] = len(places) + 1
-        text += f"{size - at}x" if size > at else ""
-        return struct.Struct(text), [places[one.name] for one in fields]
+        layout = Layout(kind, common, 4 + 4 * length, self._endian)
+        self._layouts[number, length] = layout
+        return layout
 
 
 def _number(data: bytes, field: Field, order: Any) -> int:
