@@ -23,7 +23,7 @@ from tdpmmu.cli.main import app
 from tdpmmu.lab import kernels
 from tdpmmu.lab.boot import Recording, boot
 from tdpmmu.lab.cases import Case, random_case
-from tdpmmu.lab.checks import CHECKS, Outcome, replay, run_checks, statistics
+from tdpmmu.lab.checks import CHECKS, Outcome, replay, run_checks, statistics, verify
 from tdpmmu.lab.cpio import CpioWriter
 from tdpmmu.lab.errors import LabError, need
 from tdpmmu.lab.fuzz import Fuzzer
@@ -213,7 +213,7 @@ def test_checks_are_a_list_of_functions(tmp_path: Path) -> None:
     assert (outcome.check, outcome.kind) == ("broken", "exception")
     assert outcome.summary == "ValueError in broken: pfn"
     assert run_checks(recording, (silent, bad)) == [Outcome("mine", "odd", "True")]
-    assert (statistics, replay) == CHECKS
+    assert (statistics, replay, verify) == CHECKS
 
 
 def test_random_cases_make_sense_and_depend_on_seed_and_number_only() -> None:
@@ -345,7 +345,7 @@ def test_a_real_kernel(version: str, tmp_path: Path) -> None:
     jobs = [job(VmSetup(blocks=8), PLAIN), job(VmSetup(vcpus=2, blocks=8), STEPS)]
     plain, recording = boot(kernel, jobs, tmp_path / "out", 120)
     outcomes = run_checks(plain)
-    assert [outcome.check for outcome in outcomes] == ["stats", "replay"]
+    assert [outcome.check for outcome in outcomes] == ["stats", "replay", "verify"]
     for outcome in (*outcomes, statistics(recording)):
         assert outcome is not None
         assert outcome.good, outcome

@@ -107,7 +107,23 @@ def replay(recording: Recording) -> Outcome | None:
     )
 
 
-CHECKS: tuple[Check, ...] = (statistics, replay)
+def verify(recording: Recording) -> Outcome:
+    """``trace verify``: the rules that the events allow to check."""
+    from tdpmmu.trace.detect import Detector
+    from tdpmmu.trace.verify.report import summary, to_text
+    from tdpmmu.trace.verify.verifier import verify as verify_trace
+
+    try:
+        with open_trace(str(recording.trace)) as reader:
+            result = verify_trace(reader, Detector("npt", recording.kernel.version))
+    except TraceError as error:
+        return Outcome("verify", "error", str(error))
+    kind = " ".join(sorted(result.counts)) or ("doubts" if result.problems else "")
+    details = (*to_text(result).split("\n"),) if kind else ()
+    return Outcome("verify", kind, summary(result), details)
+
+
+CHECKS: tuple[Check, ...] = (statistics, replay, verify)
 
 
 def run_checks(recording: Recording, checks: tuple[Check, ...] = CHECKS) -> list[Outcome]:

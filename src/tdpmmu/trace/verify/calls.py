@@ -6,19 +6,11 @@ from typing import Any
 
 from tdpmmu.trace.fields import FunctionCall, Probe, ProbeReturn
 from tdpmmu.trace.records import Record
-from tdpmmu.trace.verify.coverage import Facts
+from tdpmmu.trace.verify.coverage import FLUSH_ALL, FLUSH_RANGE, Facts
 from tdpmmu.trace.verify.flushes import Flushes
 from tdpmmu.trace.verify.pages import Pages
 from tdpmmu.trace.verify.threads import CONTEXTS, UNKNOWN, Thread
 
-_FLUSH_ALL = frozenset({"kvm_flush_remote_tlbs", "kvm_arch_flush_remote_tlbs"})
-_FLUSH_RANGE = frozenset(
-    {
-        "kvm_flush_remote_tlbs_range",
-        "kvm_flush_remote_tlbs_with_address",
-        "kvm_arch_flush_remote_tlbs_range",
-    }
-)
 _FREE = "tdp_mmu_free_sp_rcu_callback"
 _INVALIDATE = frozenset({"kvm_tdp_mmu_invalidate_all_roots", "kvm_mmu_zap_all_fast"})
 
@@ -81,11 +73,11 @@ class Calls:
                 thread.kvm = kvm if kvm is not None else thread.kvm
             elif name == "kvm_tdp_mmu_zap_all" and thread.torn is None:
                 thread.torn = record
-        elif name in _FLUSH_ALL:
+        elif name in FLUSH_ALL:
             if thread.kvm is None and thread.unmap is None:
                 thread.kvm = kvm
             self._flushes.flushed(thread, kvm)
-        elif name in _FLUSH_RANGE:
+        elif name in FLUSH_RANGE:
             self._flushed_range(thread, name, kvm, arguments)
         elif name == _FREE:
             self._freed(record, arguments, complete)
@@ -103,7 +95,6 @@ class Calls:
         if start is not None and pages is not None:
             self._flushes.flushed(thread, kvm, start, start + pages)
         elif name not in self._facts.probed:
-            self._facts.ranges_unknown = True
             self._flushes.flushed(thread, kvm)
 
     def _freed(self, record: Record, arguments: Arguments, complete: bool) -> None:

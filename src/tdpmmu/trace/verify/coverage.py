@@ -25,7 +25,14 @@ _UNMAP = "probes of kvm_tdp_mmu_unmap_gfn_range (start, end) and its return"
 _SWITCH = "event sched:sched_switch"
 _FUNCTIONS = "function tracing of kvm_tdp_mmu_*, tdp_mmu_* and __tdp_mmu_*"
 
-_FLUSH_NAMES = {"kvm_flush_remote_tlbs", "kvm_arch_flush_remote_tlbs"}
+FLUSH_ALL = frozenset({"kvm_flush_remote_tlbs", "kvm_arch_flush_remote_tlbs"})
+FLUSH_RANGE = frozenset(
+    {
+        "kvm_flush_remote_tlbs_range",
+        "kvm_flush_remote_tlbs_with_address",
+        "kvm_arch_flush_remote_tlbs_range",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -44,10 +51,8 @@ class Facts:
     late: bool = False
     several: bool = False
     depth: bool = False
-    ranges_unknown: bool = False
     flushes_first: bool = False
     ambiguous: int = 0
-    problems: int = 0
     zaps: int = 0
     unknown_zaps: int = 0
     unsure_zaps: int = 0
@@ -107,7 +112,7 @@ def _flush_owed(facts: Facts) -> Checked:
     one = Checked(FlushOwed.name, FlushOwed.meaning, judged=facts.zaps)
     if not facts.changes:
         one.lacks(NONE, "no SPTE changes of the TDP MMU", _CHANGES)
-    elif not facts.called & _FLUSH_NAMES:
+    elif not facts.called & FLUSH_ALL:
         one.lacks(NONE, "no flushes", _FLUSHES)
     elif not facts.depth:
         one.lacks(NONE, "the trace does not say when mmu_lock is let go (preempt depth)")
@@ -124,7 +129,7 @@ def _flush_owed(facts: Facts) -> Checked:
     if facts.restless_zaps:
         what = f"{facts.restless_zaps} zaps by threads that are never seen without mmu_lock"
         one.lacks(PART, what, _SWITCH)
-    if facts.ranges_unknown:
+    if facts.called & FLUSH_RANGE - facts.probed:
         one.lacks(PART, "flushes of a range of which the trace does not tell", _FLUSHES)
     return one
 
@@ -133,7 +138,7 @@ def _freed_table(facts: Facts) -> Checked:
     one = Checked(FreedTable.name, FreedTable.meaning, judged=facts.judged_frees)
     if not facts.changes:
         one.lacks(NONE, "no SPTE changes of the TDP MMU", _CHANGES)
-    elif not facts.called & _FLUSH_NAMES:
+    elif not facts.called & FLUSH_ALL:
         one.lacks(NONE, "no flushes", _FLUSHES)
     elif not facts.judged_frees:
         one.lacks(NONE, "no free of a table whose address is known", _ZAP_SP, _FREE)

@@ -9,11 +9,12 @@ flush at all depends on the function that zaps (:mod:`tdpmmu.trace.verify.thread
 from __future__ import annotations
 
 from tdpmmu.arch.spte import SpteFormat
-from tdpmmu.properties.flush_owed import FlushOwed, takes_nothing
+from tdpmmu.properties.flush_owed import FlushOwed
 from tdpmmu.properties.freed_table import FreedTable
 from tdpmmu.trace.fields import SpteChange
 from tdpmmu.trace.records import Record
 from tdpmmu.trace.verify.findings import Findings
+from tdpmmu.trace.verify.kinds import Kind
 from tdpmmu.trace.verify.threads import COLLAPSE, FAULT, LEAFS, RECOVERY, TEARDOWN, UNKNOWN, Thread
 
 RCU_HEAD = 0xA8
@@ -51,7 +52,7 @@ class Flushes:
     """
 
     def __init__(self, fmt: SpteFormat, findings: Findings) -> None:
-        self._fmt = fmt
+        self._nonpresent = fmt.nonpresent
         self._findings = findings
         self._open: list[Debt] = []
         self._tables: dict[int, Debt] = {}
@@ -59,27 +60,19 @@ class Flushes:
         self.invalidated = False
         self.zaps = self.unknown = self.frees = self.unsure = self.restless = 0
 
-    def changed(self, change: SpteChange, record: Record, thread: Thread) -> None:
-        """A present entry took another value (no entry of a table that is gone already)."""
+    def taken(self, change: SpteChange, kind: Kind, record: Record, thread: Thread) -> None:
+        """A change took something away (and is none of an entry of a table that is gone)."""
         context = thread.context
         if context == TEARDOWN:
-            return
-        fmt, level = self._fmt, change.level
-        leaf = fmt.is_last(change.old, level)
-        if leaf and fmt.is_shadow_present(change.new):
-            if not fmt.is_last(change.new, level):
-                return  # a huge page was split: the small ones back it
-            if takes_nothing(fmt, change.old, change.new):
-                return
-        elif not leaf and fmt.is_shadow_present(change.new) and not fmt.is_last(change.new, level):
             return
         if context == UNKNOWN:
             self.unknown += 1
             return
+        level, leaf = change.level, kind.was_leaf
         start, end = change.gfn, change.gfn + (1 << 9 * (level - 1))
         self.zaps += 1
         # From 6.10 on tdp_mmu_zap_spte_atomic traces the zap after its flush.
-        atomic = context in (FAULT, COLLAPSE) and change.new == fmt.nonpresent
+        atomic = context in (FAULT, COLLAPSE) and change.new == self._nonpresent
         if atomic and self._flushes_first and any(_meets(f, start, end) for f in thread.flushed):
             return
         what = f"the {_SIZES[level]} {'translation' if leaf else 'table'} of gfn {start:#x}"

@@ -16,6 +16,7 @@ from array import array
 
 from tdpmmu.arch.spte import ACC_TRACK_SAVED_MASK, PT_WRITABLE_MASK, SpteFormat
 from tdpmmu.trace.fields import SpteChange
+from tdpmmu.trace.verify.kinds import Kind
 from tdpmmu.trace.verify.threads import TEARDOWN, Thread
 
 ENTRIES = 512
@@ -94,20 +95,23 @@ class Forest:
 
     def find(self, change: SpteChange, thread: Thread) -> Node | None:
         """The table whose entry the change fits; None if there is none."""
-        as_id, gfn, level, old, new = change.as_id, change.gfn, change.level, change.old, change.new
+        as_id, gfn, level, old, new = change
         if thread.removed and new == self.fmt.removed:
             removed = self._removed(thread, level, gfn, old)
             if removed is not None:
                 return removed
+        shift = 9 * (level - 1)
+        index = gfn >> shift & 511
+        roots = self.roots.get(as_id, ())
         found: list[Node] = []
-        for root in self.roots.get(as_id, ()):
+        for root in roots:
             table: Node | None = root
             above = root.level
             while above > level and table is not None:
                 above -= 1
                 table = table.children.get(gfn >> 9 * above & 511)
             if table is not None:
-                was = table.entries[gfn >> 9 * (level - 1) & 511]
+                was = table.entries[index]
                 if was == old or table.partial or self._same(was, old):
                     found.append(table)
         if level == self._level and old == self.fmt.nonpresent and (self._unborn or not found):
@@ -140,11 +144,10 @@ class Forest:
             table = child
         return table
 
-    def enter(self, change: SpteChange, table: Node, thread: Thread) -> bool:
+    def enter(self, change: SpteChange, kind: Kind, table: Node, thread: Thread) -> bool:
         """Take in a change; whether ``handle_removed_pt`` reports an entry with it."""
-        fmt = self.fmt
-        level, old, new = change.level, change.old, change.new
-        index = change.gfn >> 9 * (level - 1) & 511
+        _, gfn, level, _, new = change
+        index = gfn >> 9 * (level - 1) & 511
         removal = False
         if thread.removed:
             removal = table in thread.removed
@@ -153,25 +156,17 @@ class Forest:
             else:
                 self.finish_removal(thread)
         table.entries[index] = new
-        was_present = fmt.is_shadow_present(old)
-        is_present = fmt.is_shadow_present(new)
-        was_leaf = was_present and fmt.is_last(old, level)
-        is_leaf = is_present and fmt.is_last(new, level)
-        if was_leaf != is_leaf:
-            self.pages[level] += 1 if is_leaf else -1
+        if kind.leaves:
+            self.pages[level] += kind.leaves
         root = table.root
         if root is not None and thread.roots.get(root.as_id) is not root:
             thread.roots[root.as_id] = root
             if root.kvm is None:
                 root.kvm = thread.kvm
-        if level > 1 and not (was_leaf or not was_present) | (is_leaf or not is_present):
-            if fmt.pfn(old) != fmt.pfn(new):
-                self._unlink(table, index, change, thread)
-                self._link(table, index, change, False)
-        elif was_present and not was_leaf:
+        if kind.unlinks:
             self._unlink(table, index, change, thread)
-        elif is_present and not is_leaf:
-            self._link(table, index, change, was_leaf)
+        if kind.links:
+            self._link(table, index, change, kind.was_leaf)
         return removal
 
     def finish_removal(self, thread: Thread) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tdpmmu.trace.records import Record
+from tdpmmu.trace.records import Record, Row
 
 if TYPE_CHECKING:
     from tdpmmu.trace.verify.flushes import Debt
@@ -48,7 +48,7 @@ class Thread:
     ``flushed`` are the ranges it has flushed since its last change, of which ``(0, 0)`` stands for
     everything.  ``zap_sp`` is the ``sp`` that it is about to zap, ``unmap`` the range of gfns that
     it unmaps, ``torn`` the beginning of the VM's end.  ``rested``: it was seen without a spinning
-    lock since the trace began.  ``held`` are records that wait for events of other CPUs.
+    lock since the trace began.  ``held`` are rows that wait for events of other CPUs.
     """
 
     __slots__ = (
@@ -57,7 +57,6 @@ class Thread:
         "flushed",
         "held",
         "kvm",
-        "pid",
         "removed",
         "rested",
         "roots",
@@ -66,8 +65,7 @@ class Thread:
         "zap_sp",
     )
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self) -> None:
         self.context = UNKNOWN
         self.kvm: int | None = None
         self.roots: dict[int, Root] = {}
@@ -78,4 +76,4 @@ class Thread:
         self.zap_sp: int | None = None
         self.unmap: tuple[Record, int, int] | None = None
         self.torn: Record | None = None
-        self.held: list[Record] = []
+        self.held: list[Row] = []

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tdpmmu.arch.spte import SpteFormat
-from tdpmmu.properties.spte_transition import SpteTransition, illegal
+from tdpmmu.properties.spte_transition import SpteTransition
 from tdpmmu.trace.detect import FAMILY_NAMES, Detector
 from tdpmmu.trace.fields import PageInfo, SetSpte, SpteChange
-from tdpmmu.trace.records import IN_INTERRUPT, Lost, Record, Trace
+from tdpmmu.trace.records import IN_INTERRUPT, LOST, Lost, Record, Row, Trace, as_record
 from tdpmmu.trace.verify.calls import Calls
 from tdpmmu.trace.verify.coverage import Facts, checked
 from tdpmmu.trace.verify.findings import Checked, Findings, Violation
 from tdpmmu.trace.verify.flushes import Flushes
 from tdpmmu.trace.verify.forest import Forest
 from tdpmmu.trace.verify.huge import HugeLeaves
+from tdpmmu.trace.verify.kinds import Kinds
 from tdpmmu.trace.verify.pages import Pages
 from tdpmmu.trace.verify.threads import UNKNOWN, Thread
 
 MAX_HELD = 1 << 16
 """How many records to keep for the detection of the format before settling for the likeliest."""
 
+_CHANGED = "kvm_tdp_mmu_spte_changed"
+
 PATIENCE = 2000
 """How many records a change waits for the one that it follows to show up."""
+
+MOST_PROBLEMS = 100
 
 SURE = 100
 """After how many changes it is clear whether preempt depths tell of spinning locks."""
@@ -31,7 +36,10 @@ SURE = 100
 
 @dataclass(slots=True)
 class Result:
-    """``problems`` are places where the trace does not fit together, (line, what)."""
+    """``problems`` are places where the trace does not fit together, (line, what).
+
+    There are ``more_problems`` which are only counted.
+    """
 
     name: str
     format_name: str
@@ -45,13 +53,14 @@ class Result:
     violations: list[Violation] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
+    more_problems: int = 0
 
 
 def verify(reader: Trace, detector: Detector | None = None) -> Result:
     """Read a whole trace; TraceError if it is broken.  ``detector``: what is known beforehand."""
     detector = detector or Detector()
-    records = iter(reader)
-    held, fmt = _detect(reader, records, detector)
+    rows = reader.rows()
+    held, fmt = _detect(reader, rows, detector)
     kernel = detector.format.kernel
     result = Result(
         reader.name,
@@ -59,32 +68,30 @@ def verify(reader: Trace, detector: Detector | None = None) -> Result:
         kernel if detector.kernel_given else FAMILY_NAMES[kernel] if fmt else "not known",
     )
     verifier = Verifier(reader, detector.format)
-    for record in held:
-        verifier.take(record)
+    verifier.run(held)
     held.clear()
-    for record in records:
-        verifier.take(record)
+    verifier.run(rows)
     verifier.finish(result)
     return result
 
 
 def _detect(
-    reader: Trace, records: Iterator[Record | Lost], detector: Detector
-) -> tuple[list[Record | Lost], SpteFormat | None]:
+    reader: Trace, rows: Iterator[Row], detector: Detector
+) -> tuple[list[Row], SpteFormat | None]:
     """Read on until the format is known; what was read, and the format if there is a TDP MMU."""
-    held: list[Record | Lost] = []
+    held: list[Row] = []
     seen = False
-    for record in records:
-        held.append(record)
-        if isinstance(record, Record) and record.event == "kvm_tdp_mmu_spte_changed":
+    for row in rows:
+        held.append(row)
+        if row[4] == _CHANGED:
             seen = True
-            change = record.fields
+            change = row[5]
             if not detector.feed(change):
                 reader.fail(
                     f"expected SPTEs of one of the known formats and kernels; found level "
                     f"{change.level}, {change.old:#x} to {change.new:#x} (--format and --kernel "
                     "overrule the detection)",
-                    record.line,
+                    row[0],
                 )
             if detector.done:
                 break
@@ -99,6 +106,7 @@ class Verifier:
     def __init__(self, reader: Trace, fmt: SpteFormat) -> None:
         self._reader = reader
         self._fmt = fmt
+        self._kinds = Kinds(fmt)
         self._findings = Findings()
         self._forest = Forest(fmt)
         self._flushes = Flushes(fmt, self._findings)
@@ -109,6 +117,8 @@ class Verifier:
         self._facts = Facts()
         self._calls = Calls(self._facts, self._flushes, self._pages)
         self._problems: list[tuple[int, str]] = []
+        self._more_problems = 0
+        self._changes = 0
         self._depth: bool | None = None
         self._handlers: dict[str, Callable[[Record, Thread], None]] = {
             "kvm_mmu_get_page": self._get_page,
@@ -116,25 +126,33 @@ class Verifier:
             "sched_switch": self._switched,
         }
 
-    def take(self, record: Record | Lost) -> None:
-        """The next one of the trace."""
-        if isinstance(record, Lost):
-            self._lost(record)
-            return
-        event = record.event
-        if event != "kvm_tdp_mmu_spte_changed" and record.depth == IN_INTERRUPT:
-            self._calls.in_interrupt(record, not self._waiting)
-            return
-        thread = self._threads.get(record.pid)
-        if thread is None:
-            thread = self._threads[record.pid] = Thread(record.pid)
-        if thread.held:
-            thread.held.append(record)
-        elif not self._handle(record, thread):
-            thread.held.append(record)
-            self._waiting.append(thread)
-        if self._waiting:
-            self._resume(record.line)
+    def run(self, rows: Iterable[Row]) -> None:
+        """The next rows of the trace."""
+        threads = self._threads
+        for row in rows:
+            event, pid = row[4], row[3]
+            if event != _CHANGED:
+                if event is LOST:
+                    self._lost(row[5])
+                    continue
+                record = as_record(row)
+                if record.depth == IN_INTERRUPT:
+                    self._calls.in_interrupt(record, not self._waiting)
+                    continue
+            thread = threads.get(pid)
+            if thread is None:
+                thread = threads[pid] = Thread()
+            if thread.held:
+                thread.held.append(row)
+            elif not (
+                self._spte_changed(row, thread)
+                if event == _CHANGED
+                else self._other(as_record(row), thread)
+            ):
+                thread.held.append(row)
+                self._waiting.append(thread)
+            if self._waiting:
+                self._resume(row[0])
 
     def finish(self, result: Result) -> None:
         """The trace is over: what is left of it, and the result."""
@@ -143,12 +161,13 @@ class Verifier:
             self._forest.finish_removal(thread)
         self._huge.finish()
         reader, facts, forest, flushes = self._reader, self._facts, self._forest, self._flushes
+        facts.lost = facts.lost or bool(reader.overwritten)
         for line, what in reader.doubts:
-            facts.lost = True
             self._problem(line, what)
         if forest.unreported:
             text = f"{forest.unreported} present entries of removed tables were not reported"
             self._problem(reader.line, text)
+        facts.changes = self._changes
         facts.late = forest.late
         facts.several = forest.several or len(self._calls.kvms) > 1
         facts.ambiguous = forest.ambiguous
@@ -164,21 +183,18 @@ class Verifier:
         result.violations = sorted(self._findings.violations, key=lambda one: one.evidence[-1][0])
         result.counts = self._findings.counts
         result.problems = sorted(self._problems)
+        result.more_problems = self._more_problems
 
     # --- one record -------------------------------------------------------------------------------
 
-    def _handle(self, record: Record, thread: Thread) -> bool:
-        """False: it has to wait."""
-        event = record.event
-        if event == "kvm_tdp_mmu_spte_changed":
-            return self._spte_changed(record, thread, record.fields)
+    def _other(self, record: Record, thread: Thread) -> bool:
+        """Anything but a change."""
         if self._depth and not record.depth:
             self._without_lock(record, thread)
-        handler = self._handlers.get(event)
+        handler = self._handlers.get(record.event)
         if handler is not None:
             handler(record, thread)
-            return True
-        if record.fields is not None:
+        elif record.fields is not None:
             self._calls.take(record, thread, not self._waiting)
         return True
 
@@ -188,17 +204,17 @@ class Verifier:
         while progress and self._waiting:
             progress = False
             for thread in list(self._waiting):
+                done = 0
                 waited = thread.held
-                if line - waited[0].line > PATIENCE:
-                    first = waited[0]
-                    what = f"no table has an entry {first.fields.old:#x} here"
-                    self._problem(first.line, what)
-                    self._spte_changed(first, thread, first.fields, force=True)
+                first = waited[0]
+                if line - first[0] > PATIENCE:
+                    self._problem(first[0], f"no table has an entry {first[5].old:#x} here")
+                    self._spte_changed(first, thread, force=True)
                     done = 1
-                else:
-                    done = 0
-                for record in waited[done:]:
-                    if not self._handle(record, thread):
+                for row in waited[done:]:
+                    if row[4] != _CHANGED:
+                        self._other(as_record(row), thread)
+                    elif not self._spte_changed(row, thread):
                         break
                     done += 1
                 if done:
@@ -224,36 +240,34 @@ class Verifier:
         if self._depth:
             self._without_lock(record, thread)
 
-    def _spte_changed(
-        self, record: Record, thread: Thread, change: SpteChange, *, force: bool = False
-    ) -> bool:
+    def _spte_changed(self, row: Row, thread: Thread, *, force: bool = False) -> bool:
         """False: it does not fit yet."""
-        forest, fmt = self._forest, self._fmt
+        change: SpteChange = row[5]
+        forest = self._forest
         table = forest.find(change, thread)
         if table is None:
             if not (force or forest.late or not forest.roots.get(change.as_id)):
                 return False
             if not force and not forest.late:
-                self._problem(record.line, "there were tables before the trace began")
+                self._problem(row[0], "there were tables before the trace began")
             table = forest.find_anyway(change, thread)
-        if self._depth is not False and self._facts.changes < SURE:
-            self._depth = record.depth > 0
-        self._facts.changes += 1
-        level, old, new = change.level, change.old, change.new
-        wrong = illegal(fmt, level, old, new)
-        if wrong is None and change.gfn & (1 << 9 * (level - 1)) - 1:
-            wrong = f"gfn {change.gfn:#x} is not the first of an entry at level {level}"
-        if wrong is not None:
-            self._findings.violated(SpteTransition.name, wrong, (record,))
-        removal = forest.enter(change, table, thread)
-        if fmt.is_shadow_present(old):
+        self._changes += 1
+        if self._changes < SURE and self._depth is not False:
+            self._depth = as_record(row).depth > 0
+        _, gfn, level, old, new = change
+        kind = self._kinds.of(level, old, new)
+        if kind.wrong is not None or gfn & (1 << 9 * (level - 1)) - 1:
+            what = kind.wrong or f"gfn {gfn:#x} is not the first of an entry at level {level}"
+            self._findings.violated(SpteTransition.name, what, (as_record(row),))
+        removal = forest.enter(change, kind, table, thread)
+        if kind.takes:
             if not removal:
-                self._flushes.changed(change, record, thread)
-                if thread.zap_sp is not None and level > 1:
-                    self._pages.zapped(thread.zap_sp, record)
+                self._flushes.taken(change, kind, as_record(row), thread)
+                if thread.zap_sp is not None and kind.unlinks:
+                    self._pages.zapped(thread.zap_sp, as_record(row))
                     thread.zap_sp = None
-        elif level > 1 and fmt.is_shadow_present(new) and fmt.is_last(new, level):
-            self._huge.installed(table.root, fmt.is_executable(new), record)
+        elif kind.huge is not None:
+            self._huge.installed(table.root, kind.huge, as_record(row))
         if thread.flushed:
             thread.flushed = []
         return True
@@ -267,7 +281,7 @@ class Verifier:
                 self._huge.new_root()
 
     def _set_spte(self, record: Record, thread: Thread) -> None:
-        if not self._facts.changes:
+        if not self._changes:
             # The TDP MMU's are known from their changes.
             spte: SetSpte = record.fields
             if spte.level > 1 and self._fmt.is_large(spte.spte):
@@ -287,6 +301,7 @@ class Verifier:
             thread.context = UNKNOWN
 
     def _problem(self, line: int, what: str) -> None:
-        self._problems.append((line, what))
-        self._facts.problems += 1
+        self._more_problems += len(self._problems) >= MOST_PROBLEMS
+        if len(self._problems) < MOST_PROBLEMS:
+            self._problems.append((line, what))
         self._pages.lost()
