@@ -316,10 +316,38 @@ class HugePageRecovered(Event):
 
 @dataclass(frozen=True, slots=True)
 class PageMarkedDirty(Event):
-    """``mark_page_dirty_in_slot``, or the CPU's page-modification log: a write is on record."""
+    """``mark_page_dirty_in_slot``, or the CPU's page-modification log: a write is on record.
+
+    ``ticket``: the vCPU whose dirty ring has it, and the index there.
+    """
 
     as_id: int
     gfn: int
+    ticket: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingHarvested(Event):
+    """Userspace has taken an entry out of a dirty ring; it is not reset yet."""
+
+    as_id: int
+    gfn: int
+    ticket: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingForged(Event):
+    """Userspace has written over an entry: it has itself to blame for what becomes of this gfn."""
+
+    as_id: int
+    gfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingReset(Event):
+    """``KVM_RESET_DIRTY_RINGS`` returns: these entries are armed again."""
+
+    tickets: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

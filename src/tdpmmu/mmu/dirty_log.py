@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.requests import CurrentRoot
+from tdpmmu.arch.table import ReadHeader
 from tdpmmu.events.records import (
     DirtyLogChanged,
     DirtyLogReturned,
@@ -116,10 +118,14 @@ class DirtyLog(Collapse):
         return spte
 
     async def flush_pml_buffer(self, vcpu: VcpuCells) -> None:
-        """``vmx_flush_pml_buffer``: at every exit what the CPU has logged goes to the bitmap."""
+        """``vmx_flush_pml_buffer``: at every exit what the CPU has logged goes on record."""
         logged = await TakePml(vcpu)
+        if not logged:
+            return
+        root = await CurrentRoot(vcpu)
+        header = await ReadHeader(self.kvm.hardware.page_by_number[root])
         for gfn in logged:
-            slots = await Read(self.kvm.memslots[0])
+            slots = await Read(self.kvm.memslots[header.as_id])
             await self.mark_page_dirty_in_slot(slots.find(gfn), gfn)
 
     async def emulate_write(self, vcpu: VcpuCells, as_id: int, gfn: int) -> None:
@@ -204,13 +210,23 @@ class DirtyLog(Collapse):
                 await self.logging_ends(changed)
         await kvm.slots_lock.unlock()
 
+    def use_dirty_bitmap(self) -> bool:
+        """``kvm_use_dirty_bitmap``; else the ioctls that are about one refuse (``-ENXIO``)."""
+        return True
+
     async def alloc_dirty_bitmap(self, slot: Memslot) -> None:
-        """``kvm_alloc_dirty_bitmap``: all clear, or all set."""
+        """``kvm_alloc_dirty_bitmap``: all clear, or all set; none with rings."""
+        if not self.use_dirty_bitmap():
+            return
         await NewDirtyBitmap(self.kvm.dirty_bitmap[slot.as_id], slot, self.initially_set())
 
+    def bits_per_long(self) -> int:
+        """64, but never more than a huge page has gfns."""
+        return min(64, self.kvm.geometry.pages(2))
+
     def words(self, slot: Memslot, gfns: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Gfns of a slot by word of its bitmap: 64, but never more than a huge page has."""
-        bits = min(64, self.kvm.geometry.pages(2))
+        """Gfns of a slot by word of its bitmap."""
+        bits = self.bits_per_long()
         words = (
             tuple(gfn for gfn in gfns if base <= gfn < base + bits and slot.covers(gfn))
             for base in range(slot.base_gfn, slot.base_gfn + slot.npages, bits)
@@ -226,7 +242,7 @@ class DirtyLog(Collapse):
         await kvm.slots_lock.lock()
         slots = await Read(kvm.memslots[as_id])
         slot = slots.find(gfn)
-        if slot is not None and slot.log:
+        if slot is not None and slot.log and self.use_dirty_bitmap():
             if self.manual_protect():
                 await Read(kvm.dirty_bitmap[as_id])
             else:
@@ -240,7 +256,7 @@ class DirtyLog(Collapse):
         await kvm.slots_lock.lock()
         slots = await Read(kvm.memslots[as_id])
         slot = slots.find(gfns[0])
-        if slot is not None and slot.log:
+        if slot is not None and slot.log and self.use_dirty_bitmap():
             await self.take_and_arm(slot, gfns, pool)
         await kvm.slots_lock.unlock()
 

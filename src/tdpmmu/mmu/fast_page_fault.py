@@ -6,12 +6,12 @@ from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.table import CmpXchgSpte
 from tdpmmu.machine.op import Read
 from tdpmmu.machine.state import Cell
-from tdpmmu.mmu.dirty_log import DirtyLog
+from tdpmmu.mmu.dirty_ring import DirtyRing
 from tdpmmu.mmu.fault import RET_PF_FIXED, RET_PF_SPURIOUS, Fault
 from tdpmmu.mmu.tdp_iter import TdpIter
 
 
-class FastPageFault(DirtyLog):
+class FastPageFault(DirtyRing):
     """What write protection or access tracking has taken from a leaf comes back by a cmpxchg."""
 
     def page_fault_can_be_fast(self, fault: Fault) -> bool:

@@ -30,6 +30,7 @@ class GuestWrites(ShadowFault):
         if await read_guest_atomic(self.kvm, as_id, gfn, index) is None:
             return
         await WriteGuestMemory(self.kvm.guest, gfn, index, value)
+        await self.emulate_write(vcpu, as_id, gfn)
         await self.track_write(gfn, index)
 
     async def host_writes(self, gfn: int, store: tuple[int, int]) -> None:

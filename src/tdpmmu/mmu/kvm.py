@@ -27,6 +27,7 @@ from tdpmmu.kernel.mm import HostMemory
 from tdpmmu.kernel.rcu import Rcu
 from tdpmmu.machine.op import Step
 from tdpmmu.machine.state import Cell, Guard, Layout
+from tdpmmu.mmu.ring import make_rings
 
 NO_RANGE = (0, 0)
 
@@ -217,6 +218,7 @@ class Kvm:
             self.hardware.add_vcpu(layout, parked=n >= config.vcpus)
             for n in range(config.vcpus + config.parked)
         ]
+        self.dirty_rings = make_rings(layout, self.vcpus, config.options)
         # The order is the world's; parked ones first leaves fewer moments to tell apart.
         self.vcpus_to_ask = (*self.vcpus[config.vcpus :], *self.vcpus[: config.vcpus])
         self.pages: list[TablePage] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tdpmmu.arch.table import ReadHeader, ReadSpte, TablePage
-from tdpmmu.events.records import PfnMarkedDirty
+from tdpmmu.events.records import OutOfBounds, PfnMarkedDirty
 from tdpmmu.machine.op import Emit, Read
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.tdp_iter import TdpIter
@@ -130,7 +130,9 @@ class LogProtect(WriteTrack):
         if not kvm.config.shadow_pages:
             return
         for gfn in gfns:
-            if self.logs_by_cpu():
+            if not slot.covers(gfn):
+                await Emit(OutOfBounds("rmap[1]", gfn - slot.base_gfn, slot.npages))
+            elif self.logs_by_cpu():
                 await self.rmap_clear_dirty(gfn)
             else:
                 await self.rmap_write_protect(gfn, False, 1, 1)

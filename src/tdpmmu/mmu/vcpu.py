@@ -33,6 +33,8 @@ class Vcpu(ShadowRoots):
 
     async def enter_guest(self, vcpu: VcpuCells) -> bool:
         """``vcpu_enter_guest`` up to VMRUN; false if a request came in the window before it."""
+        if self.kvm.dirty_rings and await self.dirty_ring_exit(vcpu):
+            return False
         if await TestAndClearReload(vcpu):
             await self.reload_root(vcpu)
         if await TestAndClearRequest(vcpu):

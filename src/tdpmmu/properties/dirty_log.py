@@ -9,6 +9,9 @@ from tdpmmu.events.records import (
     DirtyLogChanged,
     DirtyLogReturned,
     DirtyLogTaken,
+    DirtyRingForged,
+    DirtyRingHarvested,
+    DirtyRingReset,
     EmulatedWrite,
     Event,
     GfnTracked,
@@ -27,12 +30,14 @@ class DirtyLogComplete(Property):
     """Every guest write to a slot that is logged is on record.
 
     It is if the gfn was marked since the log was last taken, or if a call that has taken it has
-    not returned yet: userspace reads the page after that.  Whoever makes a page writable without
-    the lock may mark it a little later; a mark that never comes is missed at the end.  A write by
-    KVM itself has to be marked before its vCPU goes on.
+    not returned yet: userspace reads the page after that.  In a dirty ring it is on record until
+    userspace harvests that entry, and then until the entry is reset.
+
+    Whoever makes a page writable without the lock may mark it a little later; a mark that never
+    comes is missed at the end.  A write by KVM itself has to be marked before its vCPU goes on.
 
     The ghost: logged gfns, marked ones, taken ones, and KVM's own writes that are not marked; each
-    gfn with its address space.
+    gfn with its address space, and what is marked or taken with its ticket.
     """
 
     name: ClassVar[str] = "dirty-log"
@@ -43,6 +48,9 @@ class DirtyLogComplete(Property):
         PageMarkedDirty,
         DirtyLogTaken,
         DirtyLogReturned,
+        DirtyRingHarvested,
+        DirtyRingForged,
+        DirtyRingReset,
         GuestAccess,
         EmulatedWrite,
         GuestEntered,
@@ -59,15 +67,24 @@ class DirtyLogComplete(Property):
                 gfns = {(as_id, gfn + i) for i in range(pages)}
                 logged = logged | gfns if on else logged - gfns
                 if not on:
-                    marked, taken, unmarked = marked - gfns, taken - gfns, unmarked
-            case PageMarkedDirty(as_id, gfn):
-                marked = marked | {(as_id, gfn)}
+                    marked = frozenset(one for one in marked if one[:2] not in gfns)
+                    taken = frozenset(one for one in taken if one[:2] not in gfns)
+            case PageMarkedDirty(as_id, gfn, ticket):
+                # What goes into a ring leaves the CPU's own log.
+                marked = marked - {(as_id, gfn, ())} | {(as_id, gfn, ticket)}
                 unmarked = frozenset(w for w in unmarked if w[1:] != (as_id, gfn))
             case DirtyLogTaken(as_id, gfns_taken):
-                out = {(as_id, gfn) for gfn in gfns_taken}
+                out = {(as_id, gfn, ()) for gfn in gfns_taken}
                 marked, taken = marked - out, taken | out
             case DirtyLogReturned(as_id):
                 taken = frozenset(one for one in taken if one[0] != as_id)
+            case DirtyRingHarvested(as_id, gfn, ticket):
+                entry = {(as_id, gfn, ticket)}
+                marked, taken = marked - entry, taken | entry
+            case DirtyRingForged(as_id, gfn):
+                logged = logged - {(as_id, gfn)}
+            case DirtyRingReset(tickets):
+                taken = frozenset(one for one in taken if one[2] not in tickets)
             case EmulatedWrite(vcpu, as_id, gfn):
                 if (as_id, gfn) in logged:
                     unmarked = unmarked | {(vcpu, as_id, gfn)}
@@ -77,7 +94,8 @@ class DirtyLogComplete(Property):
                 self._unmarked(step, unmarked)
             case GuestAccess(vcpu, gfn, "write", False):
                 where = (self._as_id(step, vcpu), gfn)
-                if where in logged and where not in marked and where not in taken:
+                on_record = any(one[:2] == where for one in marked | taken)
+                if where in logged and not on_record:
                     unmarked = unmarked | {(-1, *where)}
         after = (logged, marked, taken, unmarked)
         if after != step[self.cell]:

@@ -209,6 +209,14 @@ class Words:
                 return Phrase(f"a level {level} page at gfn {gfn:#x} is to replace {page}", SPTE)
             case ev.PageMarkedDirty(_, gfn):
                 return Phrase(f"gfn {gfn:#x} is logged as dirty", MEMORY)
+            case ev.DirtyRingHarvested(_, gfn, (vcpu, index)):
+                return Phrase(f"gfn {gfn:#x} is entry {index} of vCPU{vcpu}'s dirty ring", MEMORY)
+            case ev.DirtyRingForged(_, gfn):
+                return Phrase(
+                    f"userspace writes over the dirty ring's entry of gfn {gfn:#x}", ALARM
+                )
+            case ev.DirtyRingReset(tickets):
+                return Phrase(f"{len(tickets)} entries of dirty rings are reset", MEMORY)
             case ev.DirtyLogTaken(_, gfns):
                 which = ", ".join(f"{gfn:#x}" for gfn in gfns) or "none"
                 return Phrase(f"gfns taken out of the dirty bitmap: {which}", MEMORY)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from tdpmmu.mmu.ageing import NO_AD_BITS
+from tdpmmu.mmu.ring import DIRTY_RING
 from tdpmmu.scenarios.question import Question
 from tdpmmu.scenarios.script import Script
 from tdpmmu.versions.registry import apply, kernel_class, patch_class
@@ -28,6 +29,9 @@ USER = (
     "shared:0-1",
     "zap-all-fast",
 )
+RINGS = ("harvest reset-rings", "harvest", "reset-rings")
+"""Only with rings."""
+
 NO_TRACK = tuple(action for action in USER if not action.startswith("track"))
 """Write tracking looks at one address space only in all kernels so far (zoo entry z62)."""
 
@@ -43,8 +47,12 @@ OPTIONS = (
     "pml initially-set",
     "no-eager-page-split",
     "no-ad-bits",
+    "dirty-ring",
+    "dirty-ring pml",
 )
-"""Not ``initially-set no-eager-page-split``: docs/findings.md says what that does."""
+"""Not ``initially-set`` with ``no-eager-page-split`` or ``dirty-ring``: docs/findings.md says what
+that does.
+"""
 
 PATCHES = ("flush-each-slot", "age-by-cmpxchg")
 """What closes the findings that random scripts come upon again and again (docs/findings.md)."""
@@ -66,10 +74,12 @@ def scripts(draw: st.DrawFn) -> Script:
         steps = draw(st.lists(st.sampled_from(ACCESSES), min_size=1, max_size=count))
         threads.append(f"{name}: {' '.join(steps)}")
     user = USER if all(name.startswith("vcpu") for name in vcpus) else NO_TRACK
+    options = draw(st.sampled_from(OPTIONS))
+    if DIRTY_RING in options:
+        user = (*user, *RINGS, *RINGS)
     others = draw(st.lists(st.sampled_from(HOST + user), min_size=1, max_size=2, unique=True))
     threads += [f"t{number}: {action}" for number, action in enumerate(others)]
     setup = draw(st.lists(st.sampled_from(("w0", "x0", "r2", "x2", "w1")), max_size=2))
-    options = draw(st.sampled_from(OPTIONS))
     return Script(
         threads="; ".join(threads),
         setup=" ".join(setup),

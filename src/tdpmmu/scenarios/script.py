@@ -276,8 +276,12 @@ class _Builder:
             else:
                 chosen, rest = [where.index(as_id) for as_id in spaces], text
             for number in chosen:
-                body = step(Context(kvm, mmu, pool, kvm.vcpus[number], where[number]), rest)
+                vcpu = kvm.vcpus[number]
+                body = step(Context(kvm, mmu, pool, vcpu, where[number]), rest)
+                # The vCPU that runs here, for those who ask.
+                vcpu.thread = pool + 1
                 await body()
+                vcpu.thread = None
         await kvm.srcu.read_unlock()
         for vcpu in kvm.vcpus:
             await WarmTlb(kvm, vcpu)

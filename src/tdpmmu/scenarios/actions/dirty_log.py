@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+from tdpmmu.mmu.ring import DIRTY_RING, SIZE
 from tdpmmu.scenarios.actions.base import Action, Context, Run, slot_of
 
-SPLITS = ("log-on", "clear-log")
+SPLITS = ("log-on", "clear-log", "reset-rings")
 """Actions that may split huge pages."""
 
 
@@ -34,6 +38,37 @@ def clear_log(context: Context, text: str) -> Run:
     return lambda: context.mmu.clear_dirty_log(as_id, gfns, context.pool)
 
 
+def harvest(context: Context, text: str) -> Run:
+    """``harvest``: userspace takes what the vCPUs' dirty rings have."""
+    mmu = need_rings(context)
+    return lambda: mmu.harvest_all()
+
+
+def reset_rings(context: Context, text: str) -> Run:
+    """``reset-rings``: ``KVM_RESET_DIRTY_RINGS``."""
+    mmu = need_rings(context)
+    return lambda: mmu.reset_dirty_rings(context.pool)
+
+
+def forge(context: Context, text: str) -> Run:
+    """``forge:VCPU[I]=OFFSET``: userspace writes another offset into entry I of a dirty ring."""
+    match = re.fullmatch(r"(\d+)\[(\d+)\]=(-?\d+)", text)
+    if match is None:
+        raise ValueError(f"{text!r}: expected VCPU[I]=OFFSET")
+    number, index, offset = (int(part) for part in match.groups())
+    mmu = need_rings(context)
+    if number >= len(context.kvm.dirty_rings) or index >= SIZE:
+        raise ValueError(f"vCPU{number} entry {index}: there is no such entry")
+    return lambda: mmu.forge_entry(number, index, offset)
+
+
+def need_rings(context: Context) -> Any:
+    """The MMU of a VM with dirty rings, or one line that says how to get one."""
+    if not context.kvm.dirty_rings:
+        raise ValueError(f"the VM has no dirty rings: it takes the option {DIRTY_RING}")
+    return context.mmu
+
+
 def track(context: Context, text: str) -> Run:
     """``track:[AS/]GFN``: a gfn turns out to hold a guest page table that KVM shadows."""
     as_id, gfn = slot_of(context, text)
@@ -50,7 +85,7 @@ def emulate(context: Context, text: str) -> Run:
     """``emulate:GFN``: an atomic instruction of the guest that KVM emulates."""
     vcpu = context.need_vcpu()
     gfn, as_id = context.gfn(text), context.as_id
-    return lambda: context.mmu.emulate_write(vcpu, as_id, gfn)
+    return lambda: context.mmu.emulate_atomic(vcpu, as_id, gfn)
 
 
 def make_private(context: Context, text: str) -> Run:
@@ -70,6 +105,9 @@ ACTIONS: dict[str, Action] = {
     "log-off": log_off,
     "get-log": get_log,
     "clear-log": clear_log,
+    "harvest": harvest,
+    "reset-rings": reset_rings,
+    "forge": forge,
     "track": track,
     "age": age,
     "emulate": emulate,

@@ -95,13 +95,6 @@ NOT_EXPRESSED: tuple[NotExpressed, ...] = (
         "and a log that says too much breaks no property.",
     ),
     NotExpressed(
-        "z45",
-        "KVM: Reject wrapped offset in kvm_reset_dirty_gfn()",
-        "",
-        "2026",
-        "The dirty ring is not modelled.",
-    ),
-    NotExpressed(
         "z46",
         "KVM: x86: Fix APIC page invalidation race",
         "e649b3f0188f",
