@@ -16,8 +16,16 @@ from tdpmmu.lab.steps import driver_program, parse
 from tdpmmu.lab.vm import NX_PARAMETERS, VmSetup
 from tdpmmu.record import wanted
 
-_OFFSETS = {"role": 36, "gfn": 40}
-"""Of ``struct kvm_mmu_page`` in Debian's 6.1, whose kprobes do not know them."""
+_OFFSETS = {
+    "role": 36,
+    "gfn": 40,
+    "base_gfn": 176,
+    "npages": 184,
+    "userspace_addr": 248,
+    "flags": 256,
+    "as_id": 262,
+}
+"""Of ``struct kvm_mmu_page`` and ``kvm_memory_slot`` in Debian's 6.1: kprobes do not know them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,27 @@ PROBES = (
     ),
     _ret("zap_leafs_ret", "tdp_mmu_zap_leafs"),
     _entry("free_sp", "tdp_mmu_free_sp_rcu_callback", Argument("head", 0, "head")),
+    _entry(
+        "slot",
+        "kvm_arch_commit_memory_region",
+        Argument("kvm", 0, "kvm"),
+        Argument("old_base", 1, "old", "base_gfn"),
+        Argument("old_pages", 1, "old", "npages"),
+        Argument("base", 2, "new", "base_gfn"),
+        Argument("pages", 2, "new", "npages"),
+        Argument("hva", 2, "new", "userspace_addr"),
+        Argument("flags", 2, "new", "flags", "x32"),
+        Argument("as_id", 2, "new", "as_id", "u16"),
+        Argument("change", 3, "change", type="u32"),
+    ),
+    _entry(
+        "log_masked",
+        "kvm_arch_mmu_enable_log_dirty_pt_masked",
+        Argument("kvm", 0, "kvm"),
+        Argument("base", 1, "slot", "base_gfn"),
+        Argument("offset", 2, "gfn_offset"),
+        Argument("mask", 3, "mask"),
+    ),
 )
 """All probes; a kernel is given those whose functions it has."""
 
@@ -121,8 +142,8 @@ PROBES = (
 def kprobe(probe: Probe, offsets: Mapping[str, int]) -> str:
     """The probe for ``dynamic_events``, arguments by register (x86-64).
 
-    ``offsets`` are those of ``struct kvm_mmu_page``'s members, in bytes; arguments that need an
-    unknown one are left out.
+    ``offsets`` are those of the members of ``struct kvm_mmu_page`` and ``kvm_memory_slot``, in
+    bytes; arguments that need an unknown one are left out.
     """
     if probe.ret:
         return f"r:{GROUP}/{probe.event} {probe.function} ret=$retval:u8"
