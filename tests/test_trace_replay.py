@@ -68,6 +68,18 @@ def test_every_change_of_6_1_agrees() -> None:
     }
 
 
+@pytest.mark.parametrize(("name", "changes"), [("6.12-slots", 4650), ("6.1-slots", 4648)])
+def test_memslots_dirty_log_mprotect_and_mmio(name: str, changes: int) -> None:
+    """Logged, deleted and made again; with the probes that tell of memslots and of the log."""
+    result = replay(name)
+    assert (result.agree, result.changes) == (changes, changes)
+    assert result.agrees
+    assert result.others["MMIO SPTEs marked"] == (1, 1)
+    assert result.others["words of the dirty log armed again"] == (2, 2)
+    assert result.inputs["memslot deleted"] == 1
+    assert not any("memslot" in what for what in result.inferred)
+
+
 def test_a_kernel_is_not_another(lines: list[str], tmp_path: Path) -> None:
     """6.18 recovers under the read lock, where every entry of the table is frozen."""
     file = tmp_path / "trace.txt"

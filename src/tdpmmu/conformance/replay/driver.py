@@ -7,10 +7,13 @@ from collections.abc import Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
+from tdpmmu.arch.table import ClearSpteBits, CmpXchgSpte, WriteSpte, XchgSpte
 from tdpmmu.conformance.replay.inputs import Traced
 from tdpmmu.events.records import Event
 from tdpmmu.machine.op import Choose, Op
 from tdpmmu.worlds.live import LiveCall, Memory
+
+_WRITES = (WriteSpte, XchgSpte, CmpXchgSpte, ClearSpteBits)
 
 TRAIL = 12
 """How many operations a call remembers."""
@@ -85,6 +88,15 @@ class Driver:
             call.go()
         self._retire(call)
         return None
+
+    def to_first_write(self, call: Running) -> None:
+        """Let it go on until it is about to change an SPTE, or is at its end.  Stuck: it cannot."""
+        while call.op is not None and not isinstance(call.op, (Traced, *_WRITES)):
+            if call.blocked():
+                self._make_way(call)
+            call.go()
+        if call.done:
+            self._retire(call)
 
     def drop(self, call: Running) -> None:
         """Forget a call where it stands, locks and all."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import CurrentRoot, TestAndClearReload
 from tdpmmu.arch.spte import Access
-from tdpmmu.arch.table import ReadHeader, TablePage
+from tdpmmu.arch.table import ReadHeader, ReadSpte, TablePage
 from tdpmmu.machine.op import Op, Read, Step
 from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fault import Fault
 from tdpmmu.mmu.kvm import Memslot
+from tdpmmu.mmu.tdp_iter import TdpIter
 
 if TYPE_CHECKING:
     from tdpmmu.mmu.lifetime import Lifetime as Base
@@ -51,7 +52,22 @@ class Fixed:
     sptep: Cell
 
 
-What = Changed | Requested | Fixed
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """The model arms these gfns for the dirty log."""
+
+    gfns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """``mark_mmio_spte`` of the model."""
+
+    gfn: int
+    generation: int
+
+
+What = Changed | Requested | Fixed | Arms | Marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +87,11 @@ class Traced(Op):
 class FaultInput:
     """What a fault found outside KVM's MMU: the host's page, how it is mapped, whether writable.
 
-    ``slot``: there is a memslot.
+    ``host_level`` None: as it was.  ``slot``: there is a memslot.
     """
 
     pfn: int = 0
-    host_level: int = 1
+    host_level: int | None = None
     writable: bool = True
     slot: bool = True
 
@@ -89,6 +105,10 @@ class Replayed(Base):
     host_levels: dict[int, int]
     """The level of the host's mapping, by 2 MiB region."""
 
+    log_initially_set = False
+    log_manual = False
+    """``KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2``, as far as it shows."""
+
     # --- inputs ---------------------------------------------------------------------------------
 
     async def faultin_pfn(self, vcpu: VcpuCells, fault: Fault) -> str:
@@ -101,12 +121,25 @@ class Replayed(Base):
             return await self.handle_noslot_fault(vcpu, fault)
         fault.pfn = given.pfn
         fault.map_writable = given.writable
-        self.host_levels[fault.gfn >> 9] = given.host_level
+        if given.host_level is not None:
+            self.host_levels[fault.gfn >> 9] = given.host_level
         return ""
 
     def host_mapping_level(self, slot: Memslot, gfn: int) -> int:
         """``host_pfn_mapping_level``: as the last fault there found the host's mapping."""
         return self.host_levels.get(gfn >> 9, 1)
+
+    def initially_set(self) -> bool:
+        return self.log_initially_set
+
+    def manual_protect(self) -> bool:
+        return self.log_manual
+
+    def spte_generation(self, generation: int) -> int:
+        """The kernel keeps the generation itself, which counts by two."""
+        fmt = self.kvm.format
+        bits = sum(high - low + 1 for low, high in (fmt.mmio_gen_low, fmt.mmio_gen_high))
+        return 2 * generation % (1 << bits)
 
     # --- what is compared -----------------------------------------------------------------------
 
@@ -124,6 +157,17 @@ class Replayed(Base):
         await super().hugepage_adjust(fault)
         await Traced(Requested(fault.gfn, fault.pfn, fault.goal_level))
 
+    async def map_target_level(self, fault: Fault, it: TdpIter) -> str:
+        result = await super().map_target_level(fault, it)
+        if fault.slot is None:
+            spte = await ReadSpte(it.sptep)
+            await Traced(Marks(it.gfn, self.kvm.format.mmio_generation(spte)))
+        return result
+
+    async def arm_gfns(self, slot: Memslot, gfns: tuple[int, ...], pool: int) -> None:
+        await Traced(Arms(gfns))
+        await super().arm_gfns(slot, gfns, pool)
+
     # --- calls ----------------------------------------------------------------------------------
 
     async def guest_faults(
@@ -140,8 +184,8 @@ class Replayed(Base):
         await self.kvm.srcu.read_unlock()
         return result
 
-    async def unmap_gfns(self, start: int, end: int) -> None:
-        """The host's ``invalidate_range_start`` and ``_end``."""
+    async def unmap_pages(self, start: int, end: int) -> None:
+        """The host's ``invalidate_range_start`` and ``_end``, in host pages."""
         await self.invalidate_range_start(start, end)
         await self.invalidate_range_end(start, end)
 

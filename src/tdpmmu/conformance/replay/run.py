@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tdpmmu.arch.spte import spte_format
-from tdpmmu.conformance.replay.calls import Calls
 from tdpmmu.conformance.replay.replay import Replay
 from tdpmmu.conformance.replay.result import Result
+from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.trace.detect import Detector
 from tdpmmu.trace.fields import SpteChange, parse_fields
 from tdpmmu.trace.records import Record, Trace, TraceError
@@ -49,7 +49,7 @@ def replay_trace(
         )
     cls = kernel_class(kernel or detector.format.kernel)
     fmt = spte_format(detector.format.name, cls.spte_kernel)
-    found = Calls(reader, fmt)
+    found = Threads(reader, fmt)
     found.feed(records)
     result = Result(reader.name, cls.version, fmt.name, detected=kernel is None)
     for lost in found.lost:

@@ -10,7 +10,7 @@ from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.arch.table import Pool, TablePage
 from tdpmmu.kernel.mm import HostMemory
 from tdpmmu.machine.state import Cell, Guard, Layout
-from tdpmmu.mmu.kvm import ByGfn, Config, Kvm, Memslot
+from tdpmmu.mmu.kvm import ByGfn, Config, Kvm, Memslot, Memslots
 
 THREADS = 64
 """How many calls can be on their way at once."""
@@ -72,14 +72,14 @@ def make_vm(
     fmt: SpteFormat,
     *,
     vcpus: int,
-    pages: int,
+    slots: tuple[Memslot, ...],
     root_level: int = 4,
     recovery_ratio: int = 1,
     nx_huge_pages: bool = True,
     options: frozenset[str] = frozenset(),
 ) -> LiveKvm:
-    """A VM with one memslot of ``pages`` gfns from 0 on, in each address space."""
-    return LiveKvm(
+    """A VM as it is made, or as the trace finds it if it has ``slots``."""
+    kvm = LiveKvm(
         Config(
             geometry=X86_64_LA57 if root_level == 5 else X86_64,
             spte_format=fmt,
@@ -89,7 +89,11 @@ def make_vm(
             pools=(0,),
             recovery_ratio=recovery_ratio,
             nx_huge_pages=nx_huge_pages,
-            slots=tuple(Memslot(0, pages, as_id) for as_id in (0, 1)),
+            slots=slots,
             options=options,
         )
     )
+    memory = kvm.layout.memory()
+    for cell in kvm.memslots:
+        memory[cell.chunk][cell.offset] = Memslots(0, memory[cell.chunk][cell.offset].slots)
+    return kvm

@@ -1,0 +1,174 @@
+"""The model's call for each of the kernel's, with what that found outside the MMU."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+from tdpmmu.arch.spte import Access, SpteFormat
+from tdpmmu.conformance.replay.calls import Armed, Call, Kind
+from tdpmmu.conformance.replay.inputs import FaultInput, replayed
+from tdpmmu.conformance.replay.result import Result, count
+from tdpmmu.conformance.replay.threads import Threads
+from tdpmmu.conformance.replay.vm import make_vm
+from tdpmmu.mmu.kvm import Memslot
+from tdpmmu.mmu.mmio import MMIO
+from tdpmmu.trace.fields import SpteChange
+
+_HUGE = 512
+
+
+class Bodies:
+    """A VM of the model, and how to call into it."""
+
+    def __init__(
+        self, found: Threads, fmt: SpteFormat, kernel: type[Any], result: Result, ratio: int
+    ) -> None:
+        calls = found.calls
+        self._result = result
+        self._format = fmt
+        self._vcpus = _vcpu_numbers(calls)
+        self._slots_told = any(call.kind is Kind.SLOT_CREATE for call in calls)
+        self._offset: int | None = 0 if self._slots_told else None
+        self.kvm = make_vm(
+            fmt,
+            vcpus=len(self._vcpus),
+            slots=() if self._slots_told else self._guess_slots(calls),
+            root_level=found.root_level,
+            recovery_ratio=ratio,
+            options=frozenset({MMIO} if any(call.mmio for call in calls) else ()),
+        )
+        self.mmu = replayed(kernel)(self.kvm)
+        self.mmu.inputs = {}
+        self.mmu.host_levels = {}
+        self.mmu.log_manual = any(call.kind is Kind.CLEAR_LOG for call in calls)
+
+    def body(self, call: Call) -> Coroutine[Any, Any, Any]:
+        """The model's call."""
+        mmu: Any = self.mmu
+        count(self._result.inputs, call.kind.value)
+        match call.kind:
+            case Kind.FAULT:
+                made = self._fault(call)
+            case Kind.RECOVER:
+                made = mmu.recover_nx_lpages()
+            case Kind.UNMAP:
+                made = mmu.unmap_pages(*self._host_pages(call))
+            case Kind.LOG_ON:
+                mmu.log_initially_set = call.slot is not None and not call.protects
+                made = mmu.set_dirty_logging(*self._slot_of(call), True, 0)
+            case Kind.LOG_OFF:
+                made = mmu.set_dirty_logging(*self._slot_of(call), False, 0)
+            case Kind.GET_LOG:
+                made = mmu.get_dirty_log(*self._logged_gfn(call), 0)
+            case Kind.CLEAR_LOG:
+                made = mmu.clear_dirty_log(0, self._cleared(call), 0)
+            case Kind.SLOT_CREATE:
+                assert call.slot is not None
+                made = mmu.create_memslot(call.slot)
+            case Kind.SLOT_DELETE:
+                made = mmu.delete_memslot(*self._slot_of(call))
+            case Kind.ZAP_ALL:
+                made = mmu.zap_all_under_slots_lock()
+            case Kind.RELEASE:
+                made = mmu.release()
+            case Kind.UNKNOWN:
+                made = _nothing()
+        return made  # type: ignore[no-any-return]
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def _fault(self, call: Call) -> Any:
+        vcpu = self.kvm.vcpus[self._vcpus[call.vcpu]]
+        self.mmu.inputs[vcpu.number] = self._fault_input(call)
+        return self.mmu.guest_faults(vcpu, call.gfn, call.access, call.as_id, call.present)
+
+    def _fault_input(self, call: Call) -> FaultInput:
+        requested = call.requested
+        if requested is None or call.mmio:
+            return FaultInput(slot=not call.mmio)
+        return FaultInput(requested.pfn, self._host_level(call), self._writable(call))
+
+    def _host_level(self, call: Call) -> int | None:
+        """What the fault says of the host's mapping; None: nothing."""
+        requested = call.requested
+        assert requested is not None
+        inferred = self._result.inferred
+        if requested.level > 1:
+            count(inferred, f"host mapping level {requested.level}, asked for")
+            return requested.level
+        if call.access is not Access.EXEC and not self._logged(call):
+            count(inferred, "host mapping level 1, asked for although nothing forbids more")
+            return 1
+        level = 1 if (requested.gfn ^ requested.pfn) % _HUGE else 2
+        count(inferred, f"host mapping level {level}, by the alignment of gfn and pfn")
+        return level
+
+    def _logged(self, call: Call) -> bool:
+        slot = self._slots(call.as_id, call.gfn)
+        return slot is not None and slot.log
+
+    def _writable(self, call: Call) -> bool:
+        """Whether the host let the guest write, which a read need not ask for."""
+        if call.access is Access.WRITE or call.leaf is None:
+            return True
+        writable = self._format.is_host_writable(call.leaf)
+        count(self._result.inferred, "writability of the host page of a read or fetch")
+        return writable
+
+    # --- memslots -------------------------------------------------------------------------------
+
+    def _slots(self, as_id: int, gfn: int) -> Memslot | None:
+        cell = self.kvm.memslots[as_id]
+        slots = self.kvm.layout.memory()[cell.chunk][cell.offset]
+        found: Memslot | None = slots.find(gfn)
+        return found
+
+    def _guess_slots(self, calls: Iterable[Call]) -> tuple[Memslot, ...]:
+        """Without a probe: one memslot that covers all that was mapped, in each address space."""
+        mapped = [call.gfn for call in calls if call.requested is not None and not call.mmio]
+        pages = (max(mapped, default=0) // _HUGE + 1) * _HUGE
+        count(self._result.inferred, "memslot, from 0 to the last gfn that was mapped")
+        return tuple(Memslot(0, pages, as_id) for as_id in (0, 1))
+
+    def _slot_of(self, call: Call) -> tuple[int, int]:
+        """Address space and first gfn of the memslot that a call is about."""
+        return (call.slot.as_id, call.slot.base_gfn) if call.slot is not None else (0, 0)
+
+    def _logged_gfn(self, call: Call) -> tuple[int, int]:
+        """Address space and a gfn of the memslot whose log is looked at."""
+        for _, seen in call.seen:
+            if isinstance(seen, Armed):
+                return 0, seen.gfns[0]
+            if isinstance(seen, SpteChange):
+                return seen.as_id, seen.gfn
+        return 0, 0
+
+    def _cleared(self, call: Call) -> tuple[int, ...]:
+        """What userspace has named, of what was set; from the probe or else from the changes."""
+        armed = [gfn for _, seen in call.seen if isinstance(seen, Armed) for gfn in seen.gfns]
+        if armed:
+            return tuple(armed)
+        count(self._result.inferred, "gfns to clear in the dirty log")
+        return tuple(sorted({seen.gfn for _, seen in call.seen if isinstance(seen, SpteChange)}))
+
+    def _host_pages(self, call: Call) -> tuple[int, int]:
+        """A notifier's range; without known memslots moved to where the model's slot is."""
+        start, end = call.start >> 12, (call.end + 4095) >> 12
+        if self._offset is None:
+            first = next((s for _, s in call.seen if isinstance(s, SpteChange)), None)
+            if first is None:
+                return 0, 0
+            count(self._result.inferred, "host address of the memslot")
+            self._offset = start - first.gfn
+        return max(0, start - self._offset), max(0, end - self._offset)
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _vcpu_numbers(calls: Iterable[Call]) -> dict[int, int]:
+    """The kernel's vCPU ids, numbered from 0."""
+    ids = sorted({call.vcpu for call in calls if call.kind is Kind.FAULT})
+    return {vcpu: number for number, vcpu in enumerate(ids)}

@@ -1,0 +1,256 @@
+"""Which call into the MMU each event of a trace belongs to.
+
+A call is what one thread does from the moment something comes from outside (a guest's fault, a
+notifier's range, an ioctl, a round of NX recovery) to the last event that it causes.  Tracepoints
+that start one: ``kvm_page_fault``, ``kvm_unmap_hva_range``, ``kvm_mmu_zap_all_fast``.  What has
+none is known by function lines or probes (:data:`STARTS`), NX recovery by the name of its thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tdpmmu.arch.spte import Access, SpteFormat
+from tdpmmu.conformance.replay.calls import Armed, Call, Kind, MmioMarked
+from tdpmmu.mmu.kvm import Memslot
+from tdpmmu.trace.fields import (
+    FastPageFault,
+    PageFault,
+    SetSpte,
+    SpteChange,
+    SpteRequested,
+    parse_fields,
+    probe_number,
+    probed_function,
+)
+from tdpmmu.trace.records import Lost, Record, Trace
+
+STARTS: dict[str, Kind] = {
+    "kvm_nx_huge_page_recovery_worker": Kind.RECOVER,
+    "kvm_tdp_mmu_zap_sp": Kind.RECOVER,
+    "kvm_mmu_slot_try_split_huge_pages": Kind.LOG_ON,
+    "kvm_mmu_slot_remove_write_access": Kind.LOG_ON,
+    "kvm_mmu_zap_collapsible_sptes": Kind.LOG_OFF,
+    "kvm_mmu_recover_huge_pages": Kind.LOG_OFF,
+    "kvm_mmu_zap_all_fast": Kind.ZAP_ALL,
+    "kvm_arch_flush_shadow_all": Kind.RELEASE,
+    "kvm_mmu_notifier_release": Kind.RELEASE,
+    "kvm_tdp_mmu_zap_all": Kind.RELEASE,
+}
+"""Functions that only such a call goes through."""
+
+COMMIT = "kvm_arch_commit_memory_region"
+ARM = "kvm_arch_mmu_enable_log_dirty_pt_masked"
+
+_CREATE, _DELETE, _FLAGS_ONLY = 0, 1, 3
+"""``enum kvm_mr_change``."""
+_KVM_MEM_LOG_DIRTY_PAGES = 1
+
+_WORKER = "kvm-nx-"
+_VCPU = re.compile(r"vcpu (\d+)")
+_RANGE = re.compile(r"mmu notifier unmap range: (?:0x)?([0-9a-f]+) -- (?:0x)?([0-9a-f]+)")
+_MMIO = re.compile(r"sptep:\S+ gfn ([0-9a-f]+) access [0-9a-f]+ gen ([0-9a-f]+)")
+
+
+class Threads:
+    """Feed it the records of a trace in their order; ``calls`` are then in order of their start."""
+
+    def __init__(self, reader: Trace, fmt: SpteFormat) -> None:
+        self.calls: list[Call] = []
+        self.lost: list[Lost] = []
+        self.root_level = 4
+        self._reader = reader
+        self._format = fmt
+        self._open: dict[int, Call] = {}
+        self._fault: dict[int, Call] = {}
+
+    def feed(self, records: Iterable[Record | Lost]) -> None:
+        """Take them in; TraceError for a known event without its fields."""
+        for record in records:
+            if isinstance(record, Lost):
+                self.lost.append(record)
+            else:
+                self._take(record)
+        for call in self._open.values():
+            call.cut = not call.over
+
+    def _take(self, record: Record) -> None:
+        event = record.event
+        if event == "kvm_tdp_mmu_spte_changed":
+            self._changed(record)
+        elif event == "kvm_page_fault":
+            self._page_fault(record)
+        elif event == "kvm_mmu_spte_requested":
+            self._requested(record)
+        elif event == "kvm_unmap_hva_range":
+            self._unmap(record)
+        elif event == "fast_page_fault":
+            self._fast(record)
+        elif event == "kvm_mmu_set_spte":
+            self._set_spte(record)
+        elif event == "mark_mmio_spte":
+            self._mmio(record)
+        elif event == "kvm_mmu_zap_all_fast":
+            self._goes_on(Kind.ZAP_ALL, record)
+        elif event == "tracing_mark_write":
+            self._open.pop(record.pid, None)
+        elif record.function or record.text.startswith("("):
+            self._function(record)
+
+    # --- starts ---------------------------------------------------------------------------------
+
+    def _start(self, kind: Kind, record: Record) -> Call:
+        call = Call(kind, record, last=record.line)
+        self.calls.append(call)
+        self._open[record.pid] = call
+        return call
+
+    def _goes_on(self, kind: Kind, record: Record) -> Call:
+        """The thread's call of this kind, a new one if it is not in one."""
+        call = self._open.get(record.pid)
+        return self._start(kind, record) if call is None or call.kind is not kind else call
+
+    def _page_fault(self, record: Record) -> None:
+        fields = parse_fields(record, self._reader)
+        assert isinstance(fields, PageFault)
+        call = self._start(Kind.FAULT, record)
+        match = _VCPU.match(record.text)
+        call.vcpu = int(match[1]) if match else record.pid
+        call.gfn = fields.address >> 12
+        code = fields.error_code
+        if self._format.name == "ept":
+            write, fetch, present = code & 2, code & 4, code & 0x38
+        else:
+            write, fetch, present = code & 2, code & 16, code & 1
+        call.access = Access.WRITE if write else Access.EXEC if fetch else Access.READ
+        call.present = bool(present)
+        self._fault[record.pid] = call
+
+    def _unmap(self, record: Record) -> None:
+        match = _RANGE.match(record.text)
+        if match is None:
+            self._reader.fail(
+                'kvm_unmap_hva_range: expected "mmu notifier unmap range: A -- B"', record.line
+            )
+        call = self._start(Kind.UNMAP, record)
+        call.start, call.end = int(match[1], 16), int(match[2], 16)
+
+    def _function(self, record: Record) -> None:
+        name = record.function
+        arguments: dict[str, str] = {}
+        if not name:
+            probe = probed_function(record)
+            if probe is None:
+                return
+            name, arguments = probe
+        if name == COMMIT and arguments:
+            self._slot(record, arguments)
+        elif name == ARM:
+            self._arm(record, arguments)
+        elif name in STARTS:
+            call = self._goes_on(STARTS[name], record)
+            call.protects = call.protects or call.kind is Kind.LOG_ON
+
+    def _slot(self, record: Record, arguments: dict[str, str]) -> None:
+        """A probe that tells what becomes of a memslot."""
+
+        def number(name: str) -> int:
+            return probe_number(record, arguments, name, self._reader)
+
+        change = number("change")
+        base = number("old_base" if change == _DELETE else "base")
+        pages = number("old_pages" if change == _DELETE else "pages")
+        log = bool(number("flags") & _KVM_MEM_LOG_DIRTY_PAGES)
+        slot = Memslot(base, pages, number("as_id"), number("hva") >> 12, log)
+        if change == _DELETE:
+            call = self._goes_on(Kind.ZAP_ALL, record)
+            call.kind = Kind.SLOT_DELETE
+        elif change == _CREATE:
+            call = self._start(Kind.SLOT_CREATE, record)
+        elif change == _FLAGS_ONLY:
+            call = self._start(Kind.LOG_ON if log else Kind.LOG_OFF, record)
+        else:
+            return
+        call.slot = slot
+        call.over = change != _FLAGS_ONLY
+        call.last = record.line
+
+    def _arm(self, record: Record, arguments: dict[str, str]) -> None:
+        """The function, or its probe, which tells which gfns."""
+        call = self._open.get(record.pid)
+        if call is None or call.kind not in (Kind.GET_LOG, Kind.CLEAR_LOG):
+            call = self._start(Kind.GET_LOG, record)
+        if record.caller and "get_dirty" not in record.caller:
+            call.kind = Kind.CLEAR_LOG
+        if "mask" not in arguments:
+            return
+        base, offset, mask = (
+            probe_number(record, arguments, name, self._reader)
+            for name in ("base", "offset", "mask")
+        )
+        gfns = tuple(base + offset + bit for bit in range(64) if mask >> bit & 1)
+        last = next((seen for _, seen in reversed(call.seen) if isinstance(seen, Armed)), None)
+        if last is not None and last.gfns[0] >= gfns[0]:
+            kind = call.kind
+            call = self._start(kind, record)
+        call.see(record.line, Armed(gfns))
+
+    # --- what a call does -----------------------------------------------------------------------
+
+    def _current(self, record: Record) -> Call:
+        call = self._open.get(record.pid)
+        if call is not None and not call.over:
+            return call
+        worker = record.task.startswith(_WORKER)
+        return self._start(Kind.RECOVER if worker else Kind.UNKNOWN, record)
+
+    def _changed(self, record: Record) -> None:
+        change = parse_fields(record, self._reader)
+        assert isinstance(change, SpteChange)
+        self.root_level = max(self.root_level, change.level)
+        call = self._current(record)
+        call.see(record.line, change)
+        fmt = self._format
+        leaf = fmt.is_shadow_present(change.new) and fmt.is_last(change.new, change.level)
+        if call.kind is Kind.FAULT and leaf:
+            call.leaf = change.new
+            call.over = True
+
+    def _requested(self, record: Record) -> None:
+        fields = parse_fields(record, self._reader)
+        assert isinstance(fields, SpteRequested)
+        call = self._fault.pop(record.pid, None)
+        if call is None:
+            call = self._start(Kind.FAULT, record)
+            call.gfn = fields.gfn
+        call.requested = fields
+        call.see(record.line, fields)
+        self._open[record.pid] = call
+
+    def _fast(self, record: Record) -> None:
+        fields = parse_fields(record, self._reader)
+        assert isinstance(fields, FastPageFault)
+        call = self._fault.get(record.pid)
+        if call is not None and fields.fixed:
+            call.see(record.line, fields)
+            call.over = True
+
+    def _set_spte(self, record: Record) -> None:
+        fields = parse_fields(record, self._reader)
+        assert isinstance(fields, SetSpte)
+        call = self._open.get(record.pid)
+        if call is not None and call.kind is Kind.FAULT:
+            call.leaf = fields.spte
+            call.over = True
+
+    def _mmio(self, record: Record) -> None:
+        match = _MMIO.match(record.text)
+        if match is None:
+            self._reader.fail(
+                'mark_mmio_spte: expected "sptep:P gfn G access A gen N"', record.line
+            )
+        call = self._open.get(record.pid)
+        if call is not None and call.kind is Kind.FAULT:
+            call.mmio = call.over = True
+            call.see(record.line, MmioMarked(int(match[1], 16), int(match[2], 16)))
