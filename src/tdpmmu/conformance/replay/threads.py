@@ -17,12 +17,12 @@ from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.trace.fields import (
     FastPageFault,
     PageFault,
+    Probe,
     SetSpte,
     SpteChange,
     SpteRequested,
     parse_fields,
     probe_number,
-    probed_function,
 )
 from tdpmmu.trace.records import Lost, Record, Trace
 
@@ -46,6 +46,10 @@ ARM = "kvm_arch_mmu_enable_log_dirty_pt_masked"
 _CREATE, _DELETE, _FLAGS_ONLY = 0, 1, 3
 """``enum kvm_mr_change``."""
 _KVM_MEM_LOG_DIRTY_PAGES = 1
+
+_SLOT = frozenset({"old_base", "old_pages", "base", "pages", "hva", "flags", "as_id", "change"})
+_MASK = frozenset({"base", "offset", "mask"})
+"""What their probes tell."""
 
 _WORKER = "kvm-nx-"
 _VCPU = re.compile(r"vcpu (\d+)")
@@ -95,7 +99,7 @@ class Threads:
             self._goes_on(Kind.ZAP_ALL, record)
         elif event == "tracing_mark_write":
             self._open.pop(record.pid, None)
-        elif record.function or record.text.startswith("("):
+        elif record.function or isinstance(record.fields, Probe):
             self._function(record)
 
     # --- starts ---------------------------------------------------------------------------------
@@ -138,25 +142,22 @@ class Threads:
 
     def _function(self, record: Record) -> None:
         name = record.function
-        arguments: dict[str, str] = {}
-        if not name:
-            probe = probed_function(record)
-            if probe is None:
-                return
-            name, arguments = probe
-        if name == COMMIT and arguments:
-            self._slot(record, arguments)
+        arguments: frozenset[str] = frozenset()
+        if isinstance(record.fields, Probe):
+            name, arguments = record.fields.function, frozenset(record.fields.arguments)
+        if name == COMMIT and arguments >= _SLOT:
+            self._slot(record)
         elif name == ARM:
-            self._arm(record, arguments)
+            self._arm(record, arguments >= _MASK)
         elif name in STARTS:
             call = self._goes_on(STARTS[name], record)
             call.protects = call.protects or call.kind is Kind.LOG_ON
 
-    def _slot(self, record: Record, arguments: dict[str, str]) -> None:
+    def _slot(self, record: Record) -> None:
         """A probe that tells what becomes of a memslot."""
 
         def number(name: str) -> int:
-            return probe_number(record, arguments, name, self._reader)
+            return probe_number(record, name, self._reader)
 
         change = number("change")
         base = number("old_base" if change == _DELETE else "base")
@@ -176,17 +177,17 @@ class Threads:
         call.over = change != _FLAGS_ONLY
         call.last = record.line
 
-    def _arm(self, record: Record, arguments: dict[str, str]) -> None:
+    def _arm(self, record: Record, told: bool) -> None:
         """The function, or its probe, which tells which gfns."""
         call = self._open.get(record.pid)
         if call is None or call.kind not in (Kind.GET_LOG, Kind.CLEAR_LOG):
             call = self._start(Kind.GET_LOG, record)
         if record.caller and "get_dirty" not in record.caller:
             call.kind = Kind.CLEAR_LOG
-        if "mask" not in arguments:
+        if not told:
             return
         base, offset, mask = (
-            probe_number(record, arguments, name, self._reader)
+            probe_number(record, name, self._reader)
             for name in ("base", "offset", "mask")
         )
         gfns = tuple(base + offset + bit for bit in range(64) if mask >> bit & 1)
