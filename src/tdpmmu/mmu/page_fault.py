@@ -51,7 +51,11 @@ class PageFault(TdpMap):
         level = min(max_level, self.kvm.geometry.levels)
         while level > 1 and await self.lpage_info(slot, gfn, level):
             level -= 1
-        return min(level, self.kvm.config.huge_level)
+        return min(level, self.host_pfn_mapping_level(slot, gfn))
+
+    def host_pfn_mapping_level(self, slot: Memslot, gfn: int) -> int:
+        """``host_pfn_mapping_level``: how large the host maps the page behind a gfn."""
+        return self.kvm.config.huge_level
 
     async def lpage_info(self, slot: Memslot, gfn: int, level: int) -> bool:
         """``lpage_info_slot(...)->disallow_lpage``: an array of the slot, from its base on."""

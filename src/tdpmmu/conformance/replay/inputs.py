@@ -125,7 +125,7 @@ class Replayed(Base):
             self.host_levels[fault.gfn >> 9] = given.host_level
         return ""
 
-    def host_mapping_level(self, slot: Memslot, gfn: int) -> int:
+    def host_pfn_mapping_level(self, slot: Memslot, gfn: int) -> int:
         """``host_pfn_mapping_level``: as the last fault there found the host's mapping."""
         return self.host_levels.get(gfn >> 9, 1)
 
