@@ -80,6 +80,20 @@ def test_memslots_dirty_log_mprotect_and_mmio(name: str, changes: int) -> None:
     assert not any("memslot" in what for what in result.inferred)
 
 
+@pytest.mark.parametrize(("name", "changes"), [("6.12-two-vcpus", 10336), ("6.1-two-vcpus", 7768)])
+def test_two_vcpus_write_while_logging_is_switched(name: str, changes: int) -> None:
+    result = replay(name)
+    assert (result.agree, result.changes) == (changes, changes)
+    assert result.agrees
+
+
+def test_writes_before_their_tracepoints_and_slots_before_their_probe() -> None:
+    """What 6.1 with two vCPUs shows, and what it comes to without looking for it."""
+    result = replay("6.1-two-vcpus")
+    assert result.inputs["writes seen before they were traced"] == 1
+    assert result.inferred["memslot published before its probe"] == 1
+
+
 def test_a_kernel_is_not_another(lines: list[str], tmp_path: Path) -> None:
     """6.18 recovers under the read lock, where every entry of the table is frozen."""
     file = tmp_path / "trace.txt"

@@ -39,6 +39,7 @@ class Bodies:
             options=frozenset({MMIO} if any(call.mmio for call in calls) else ()),
         )
         self.mmu = replayed(kernel)(self.kvm)
+        count(result.inferred, "memslot published before its probe", found.published_early)
         self.mmu.inputs = {}
         self.mmu.host_levels = {}
         self.mmu.log_manual = any(call.kind is Kind.CLEAR_LOG for call in calls)

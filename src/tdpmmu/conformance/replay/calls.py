@@ -52,7 +52,8 @@ class Call:
 
     For a fault: ``vcpu``, ``gfn``, ``access``, ``present`` from the error code, and what it found.
     ``start``, ``end``: a notifier's range of host addresses.  ``slot``: the memslot that is told of
-    by a probe; ``protects``: write access is taken away as logging begins.  ``over``: nothing more
+    by a probe; ``protects``: write access is taken away as logging begins; ``since``: where the
+    thread was last seen before; ``published``: where others first see it.  ``over``: nothing more
     can belong to it.  ``cut``: the trace ends before one knows.
     """
 
@@ -71,6 +72,8 @@ class Call:
     end: int = 0
     slot: Memslot | None = None
     protects: bool = False
+    since: int = 0
+    published: int | None = None
     over: bool = False
     cut: bool = False
 

@@ -10,6 +10,7 @@ from typing import Any
 from tdpmmu.arch.table import ClearSpteBits, CmpXchgSpte, WriteSpte, XchgSpte
 from tdpmmu.conformance.replay.inputs import Traced
 from tdpmmu.events.records import Event
+from tdpmmu.kernel.rcu import Snapshot
 from tdpmmu.machine.op import Choose, Op
 from tdpmmu.worlds.live import LiveCall, Memory
 
@@ -88,6 +89,13 @@ class Driver:
             call.go()
         self._retire(call)
         return None
+
+    def to_publication(self, call: Running) -> None:
+        """Let it go on until it waits for those who may not have seen what it has published."""
+        while call.op is not None and not isinstance(call.op, Snapshot):
+            if call.blocked():
+                self._make_way(call)
+            call.go()
 
     def to_first_write(self, call: Running) -> None:
         """Let it go on until it is about to change an SPTE, or is at its end.  Stuck: it cannot."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tdpmmu.arch.spte import SpteFormat
@@ -19,6 +19,7 @@ from tdpmmu.conformance.replay.inputs import (
     What,
 )
 from tdpmmu.conformance.replay.names import Names
+from tdpmmu.conformance.replay.order import Order
 from tdpmmu.conformance.replay.result import Divergence, Result, count
 from tdpmmu.conformance.replay.show import show, show_model, value
 from tdpmmu.conformance.replay.threads import Threads
@@ -28,7 +29,8 @@ from tdpmmu.trace.fields import FastPageFault, SpteChange, SpteRequested
 
 MAX_DIVERGENCES = 20
 
-START, EVENT, END = 0, 1, 2
+START, GO, EVENT, END = 0, 1, 2, 3
+"""At one line: a call starts or publishes something, goes to its first change, traces, ends."""
 
 AT_ONCE = frozenset(
     {
@@ -67,6 +69,7 @@ class Replay:
         self._driver = Driver(memory, THREADS, self._untraced.returned)
         self._names = Names(fmt)
         self._hardware = fmt.accessed | fmt.dirty
+        self._order = Order(self._bodies.kvm, fmt, self._names, self._go_on)
         self._running: dict[Call, Running] = {}
         self._broken: set[Call] = set()
         self._has = {type(seen) for call in self._calls for _, seen in call.seen}
@@ -76,22 +79,43 @@ class Replay:
         for line, what, call, seen in _in_order(self._calls):
             if seen is not None:
                 self._compare(call, line, seen)
-            elif call in self._broken:
-                continue
+                self._order.compared(call)
+            elif what == END:
+                self._order.ends(call)
+                if call not in self._broken:
+                    self._finish(call, line)
             elif what == START:
-                self._begin(call, line)
-            else:
-                self._finish(call, line)
+                self._order.begins(call)
+                if call.published is not None:
+                    self._begin(call, line, self._driver.to_publication)
+            elif call not in self._broken:
+                self._begin(call, line, self._driver.to_first_write)
+        count(self.result.inputs, "writes seen before they were traced", self._order.chained)
 
     # --- calls ----------------------------------------------------------------------------------
 
-    def _begin(self, call: Call, line: int) -> None:
-        """Take a call to its first change."""
-        running = self._running[call] = self._driver.start(self._bodies.body(call))
+    def _begin(self, call: Call, line: int, to: Callable[[Running], None]) -> None:
+        """Take a call to where others see it, or to its first change."""
+        self._order.before_all(call)
+        running = self._running.get(call)
+        if running is None:
+            running = self._running[call] = self._driver.start(self._bodies.body(call))
         try:
-            self._driver.to_first_write(running)
+            to(running)
         except Stuck as stuck:
             self._diverge(call, line, call.kind.value, f"waits: {stuck}")
+
+    def _go_on(self, call: Call) -> None:
+        """Take a call to its next tracepoint, so that others find what it wrote."""
+        if call in self._broken:
+            return
+        running = self._running.get(call)
+        if running is None:
+            running = self._running[call] = self._driver.start(self._bodies.body(call))
+        while (traced := self._driver.next_traced(running)) is not None:
+            if not isinstance(traced.what, (Requested, Arms)):
+                return
+            running.answer(None)
 
     def _finish(self, call: Call, line: int) -> None:
         """The kernel's call is over: so must the model's be, without another change."""
@@ -127,6 +151,7 @@ class Replay:
             result.changes += 1
         if call in self._broken:
             return
+        self._order.before(call, seen)
         shown = show(seen, self._names)
         try:
             traced = self._next(call, seen)
@@ -179,8 +204,7 @@ class Replay:
             case SpteRequested(), Requested():
                 return seen.level == what.level and seen.gfn == what.gfn
             case FastPageFault(), Fixed():
-                gfn = seen.address >> 12
-                return gfn == what.gfn and self._same_bits(seen.old, seen.new, what, 1)
+                return self._same_fix(seen, what)
             case Armed(), Arms():
                 return seen.gfns == what.gfns
             case MmioMarked(), Marks():
@@ -196,6 +220,14 @@ class Replay:
         if not self._same_table(seen.old, seen.new, seen.level):
             self._names.unlinked(seen.old, seen.level)
         return True
+
+    def _same_fix(self, seen: FastPageFault, what: Fixed) -> bool:
+        """The event's new value is what the entry holds when it is traced, not what was written."""
+        now = self._driver.memory[what.sptep.chunk][what.sptep.offset]
+        if now != what.new and seen.new == now:
+            seen = seen._replace(new=what.new)
+        gfn = seen.address >> 12
+        return gfn == what.gfn and self._same_bits(seen.old, seen.new, what, 1)
 
     def _same_bits(self, old_seen: int, new_seen: int, what: Changed | Fixed, level: int) -> bool:
         old = self._names.same(old_seen, what.old, level, bind=False)
@@ -238,11 +270,12 @@ class Replay:
 
 
 def _in_order(calls: Iterable[Call]) -> list[tuple[int, int, Call, Seen | None]]:
-    """The starts that show, every event, and the end of every call, in the order of the trace."""
+    """The start of every call, its events and its end, in the order of the trace."""
     points: list[tuple[int, int, Call, Seen | None]] = []
     for call in calls:
+        points.append((call.published or call.record.line, START, call, None))
         if call.kind in AT_ONCE:
-            points.append((call.record.line, START, call, None))
+            points.append((call.record.line, GO, call, None))
         points += [(line, EVENT, call, seen) for line, seen in call.seen]
         points.append((call.last, END, call, None))
     points.sort(key=lambda point: point[:2])

@@ -54,4 +54,5 @@ class Result:
 
 def count(table: dict[str, int], what: str, by: int = 1) -> None:
     """One more of a kind."""
-    table[what] = table.get(what, 0) + by
+    if by:
+        table[what] = table.get(what, 0) + by

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from tdpmmu.arch.spte import Access, SpteFormat
 from tdpmmu.conformance.replay.calls import Armed, Call, Kind, MmioMarked
+from tdpmmu.conformance.replay.publish import find_publications
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.trace.fields import (
     FastPageFault,
@@ -47,6 +48,9 @@ _CREATE, _DELETE, _FLAGS_ONLY = 0, 1, 3
 """``enum kvm_mr_change``."""
 _KVM_MEM_LOG_DIRTY_PAGES = 1
 
+_WITH_SLOT = frozenset({COMMIT, "kvm_mmu_invalidate_mmio_sptes"})
+"""What comes between the publication of a memslot and its probe."""
+
 _SLOT = frozenset({"old_base", "old_pages", "base", "pages", "hva", "flags", "as_id", "change"})
 _MASK = frozenset({"base", "offset", "mask"})
 """What their probes tell."""
@@ -64,10 +68,12 @@ class Threads:
         self.calls: list[Call] = []
         self.lost: list[Lost] = []
         self.root_level = 4
+        self.published_early = 0
         self._reader = reader
         self._format = fmt
         self._open: dict[int, Call] = {}
         self._fault: dict[int, Call] = {}
+        self._seen: dict[int, int] = {}
 
     def feed(self, records: Iterable[Record | Lost]) -> None:
         """Take them in; TraceError for a known event without its fields."""
@@ -78,8 +84,14 @@ class Threads:
                 self._take(record)
         for call in self._open.values():
             call.cut = not call.over
+        self.published_early = find_publications(self.calls)
 
     def _take(self, record: Record) -> None:
+        self._dispatch(record)
+        if record.function not in _WITH_SLOT and record.event != "slot":
+            self._seen[record.pid] = record.line
+
+    def _dispatch(self, record: Record) -> None:
         event = record.event
         if event == "kvm_tdp_mmu_spte_changed":
             self._changed(record)
@@ -174,6 +186,7 @@ class Threads:
         else:
             return
         call.slot = slot
+        call.since = self._seen.get(record.pid, 0)
         call.over = change != _FLAGS_ONLY
         call.last = record.line
 
@@ -187,8 +200,7 @@ class Threads:
         if not told:
             return
         base, offset, mask = (
-            probe_number(record, name, self._reader)
-            for name in ("base", "offset", "mask")
+            probe_number(record, name, self._reader) for name in ("base", "offset", "mask")
         )
         gfns = tuple(base + offset + bit for bit in range(64) if mask >> bit & 1)
         last = next((seen for _, seen in reversed(call.seen) if isinstance(seen, Armed)), None)

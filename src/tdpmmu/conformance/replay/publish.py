@@ -1,0 +1,61 @@
+"""When a memslot that a probe tells of was published: before the probe, as faults show.
+
+``kvm_swap_active_memslots`` publishes the slots, waits for SRCU readers, and only then comes
+``kvm_arch_commit_memory_region``.  Faults in between use the new slots already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tdpmmu.arch.spte import Access
+from tdpmmu.conformance.replay.calls import Call, Kind
+
+_HUGE = 512
+
+
+def find_publications(calls: Iterable[Call]) -> int:
+    """Set ``published`` of the calls for which faults show that; how many there are."""
+    faults = [call for call in calls if call.kind is Kind.FAULT and call.requested is not None]
+    huge = {_frame(call) for call in faults if call.requested and call.requested.level > 1}
+    found = 0
+    for call in calls:
+        if call.slot is None or call.kind not in _SIGNS:
+            continue
+        for fault in faults:
+            line = fault.seen[0][0]
+            in_between = call.since < line < call.record.line
+            if in_between and call.slot.covers(fault.gfn) and _SIGNS[call.kind](fault, huge):
+                call.published = line
+                found += 1
+                break
+    return found
+
+
+def _frame(call: Call) -> int:
+    assert call.requested is not None
+    return call.requested.pfn // _HUGE
+
+
+def _shows_logging(fault: Call, huge: set[int]) -> bool:
+    """It asks for 4 KiB where the host has a huge page, and is no fetch."""
+    assert fault.requested is not None
+    small = fault.requested.level == 1 and fault.access is not Access.EXEC
+    return small and _frame(fault) in huge and not fault.mmio
+
+
+def _shows_no_logging(fault: Call, huge: set[int]) -> bool:
+    """It asks for a huge page."""
+    return fault.requested is not None and fault.requested.level > 1
+
+
+def _shows_slot(fault: Call, huge: set[int]) -> bool:
+    """It finds a page."""
+    return not fault.mmio
+
+
+_SIGNS = {
+    Kind.LOG_ON: _shows_logging,
+    Kind.LOG_OFF: _shows_no_logging,
+    Kind.SLOT_CREATE: _shows_slot,
+}
