@@ -20,11 +20,11 @@ from tdpmmu.trace.fields import FastPageFault, SpteChange
 class Order:
     """The calls that have begun in the kernel and are not over, and what each has yet to trace.
 
-    ``go_on`` takes a call to its next tracepoint.
+    ``go_on`` takes a call to its next tracepoint, and says if it was not there already.
     """
 
     def __init__(
-        self, kvm: Kvm, fmt: SpteFormat, names: Names, go_on: Callable[[Call], None]
+        self, kvm: Kvm, fmt: SpteFormat, names: Names, go_on: Callable[[Call], bool]
     ) -> None:
         self.chained = 0
         self._kvm = kvm
@@ -84,19 +84,19 @@ class Order:
             seen = self._next(other)
             if isinstance(seen, FastPageFault):
                 same = level == 1 and seen.address >> 12 == gfn
-                found = same and self._differ(seen.old | self._format.writable, old) == 0
+                new = seen.old | self._format.writable
             elif isinstance(seen, SpteChange):
                 same = (seen.as_id, seen.gfn, seen.level) == (as_id, gfn, level)
-                found = same and self._differ(seen.new, old) == 0
+                new = seen.new
             else:
                 continue
-            if found:
+            found = any(self._holds(cell, seen.old, level) for cell in cells)
+            if same and found and self._differ(new, old) == 0:
                 self._let_go(other)
                 return
 
     def _let_go(self, call: Call) -> None:
-        self.chained += 1
-        self._go_on(call)
+        self.chained += self._go_on(call)
 
     def _others(self, call: Call) -> list[Call]:
         return [other for other in self._begun if other is not call]

@@ -105,17 +105,22 @@ class Replay:
         except Stuck as stuck:
             self._diverge(call, line, call.kind.value, f"waits: {stuck}")
 
-    def _go_on(self, call: Call) -> None:
-        """Take a call to its next tracepoint, so that others find what it wrote."""
+    def _go_on(self, call: Call) -> bool:
+        """Take a call to its next change, so that others find what it wrote; false: it is there."""
         if call in self._broken:
-            return
+            return False
         running = self._running.get(call)
         if running is None:
             running = self._running[call] = self._driver.start(self._bodies.body(call))
-        while (traced := self._driver.next_traced(running)) is not None:
-            if not isinstance(traced.what, (Requested, Arms)):
-                return
-            running.answer(None)
+        moved = not isinstance(running.op, Traced)
+        try:
+            while (traced := self._driver.next_traced(running)) is not None:
+                if not isinstance(traced.what, Requested | Arms):
+                    break
+                running.answer(None)
+        except Stuck:
+            return False  # it will have to wait for its own turn
+        return moved
 
     def _finish(self, call: Call, line: int) -> None:
         """The kernel's call is over: so must the model's be, without another change."""
