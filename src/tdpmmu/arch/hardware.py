@@ -46,6 +46,8 @@ class VcpuCells:
     """
 
     __slots__ = (
+        "apic_access_addr",
+        "apic_reload",
         "checked",
         "faulting",
         "guest_mode",
@@ -78,6 +80,8 @@ class VcpuCells:
         self.mode = layout.cell(f"{name}.mode", OUTSIDE, chunk=chunk)
         self.request = layout.cell(f"{name}.KVM_REQ_TLB_FLUSH", False, chunk=chunk)
         self.reload = layout.cell(f"{name}.KVM_REQ_MMU_FREE_OBSOLETE_ROOTS", False, chunk=chunk)
+        self.apic_reload = layout.cell(f"{name}.KVM_REQ_APIC_PAGE_RELOAD", False, chunk=chunk)
+        self.apic_access_addr = layout.cell(f"{name}.APIC_ACCESS_ADDR", -1, chunk=chunk)
         self.ipi = layout.cell(f"{name}.ipi", False, chunk=chunk)
         self.faulting = layout.cell(f"{name}.faulting", False, chunk=chunk)
         self.checked = layout.cell(f"{name}.checked", False, chunk=chunk)
@@ -104,6 +108,7 @@ class Hardware:
         self.entry_index: dict[Hashable, int] = {}
         self.protects: Callable[[Step], bool] = lambda step: False
         self.guest: GuestTables | None = None
+        self.has_apic_page = False
         self.frame_gfn: Callable[[int], int] = lambda pfn: pfn
         self.entry_protocol = Guard("a vCPU looks for requests after it has set its mode")
         self.exclusive: Callable[[Step], bool] = lambda step: False

@@ -163,7 +163,8 @@ class ExitRequested(Op):
 
     def apply(self, step: Step, alternative: int) -> bool:
         vcpu = self.vcpu
-        requested = bool(step[vcpu.request] or step[vcpu.reload] or step[vcpu.mode] == EXITING)
+        made = step[vcpu.request] or step[vcpu.reload] or step[vcpu.apic_reload]
+        requested = bool(made or step[vcpu.mode] == EXITING)
         step[self.vcpu.checked] = not requested
         return requested
 

@@ -53,6 +53,14 @@ class HostMemory:
         """The host clears its page table entry and gives the frames of the block to others."""
         await TakeBack(self, gfn)
 
+    async def unmap(self, gfn: int) -> None:
+        """The first half of that: whoever asks from now on gets fresh frames."""
+        await Unmap(self, gfn)
+
+    async def reuse(self, gfn: int) -> None:
+        """The second half."""
+        await Reuse(self, gfn)
+
 
 @dataclass(frozen=True, slots=True)
 class GetUserPage(Op):
@@ -90,6 +98,38 @@ class TakeBack(Op):
         old = memory.pfn(first, step[cell])
         step[cell] = step[cell] + 1
         step.emit(HostPageReused(first, old, memory.block))
+
+    def describe(self) -> str:
+        return f"host reuses the page of gfn {self.gfn:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unmap(Op):
+    """The host clears its page table entry."""
+
+    memory: HostMemory
+    gfn: int
+
+    def apply(self, step: Step, alternative: int) -> None:
+        cell = self.memory.generation[self.gfn // self.memory.block]
+        step[cell] = step[cell] + 1
+
+    def describe(self) -> str:
+        return f"host unmaps the page of gfn {self.gfn:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse(Op):
+    """What it has unmapped last is given to somebody else."""
+
+    memory: HostMemory
+    gfn: int
+
+    def apply(self, step: Step, alternative: int) -> None:
+        memory = self.memory
+        first = self.gfn // memory.block * memory.block
+        unmapped = step[memory.generation[self.gfn // memory.block]] - 1
+        step.emit(HostPageReused(first, memory.pfn(first, unmapped), memory.block))
 
     def describe(self) -> str:
         return f"host reuses the page of gfn {self.gfn:#x}"

@@ -8,9 +8,9 @@ from tdpmmu.arch.requests import FlushOwnTlb, LoadRoot
 from tdpmmu.arch.table import ReadHeader, TablePage
 from tdpmmu.events.records import TornDown, Warned
 from tdpmmu.machine.op import FREE, FREED, Op, Step
+from tdpmmu.mmu.apic_page import ApicPage
 from tdpmmu.mmu.kvm import Kvm
 from tdpmmu.mmu.shadow import InvalidList
-from tdpmmu.mmu.vcpu import Vcpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class CountLeaks(Op):
         return "the VM is gone"
 
 
-class Lifetime(Vcpu):
+class Lifetime(ApicPage):
     """Destruction."""
 
     async def destroy(self, roots: tuple[TablePage, ...]) -> None:

@@ -109,10 +109,14 @@ class Notifier(NxRecovery):
     async def invalidation_ends(self) -> None:
         """The counterpart."""
 
+    async def host_unmaps(self, gfn: int) -> None:
+        """What happens between start and end; to KVM nothing, but for an APIC access page."""
+        await self.kvm.memory.take_back(gfn)
+
     async def host_takes_back(self, gfn: int) -> None:
         """A whole host page behind ``gfn`` is swapped out and its frames given to somebody else."""
         memory = self.kvm.memory
         start = gfn // memory.block * memory.block
         await self.invalidate_range_start(start, start + memory.block)
-        await memory.take_back(gfn)
+        await self.host_unmaps(gfn)
         await self.invalidate_range_end(start, start + memory.block)

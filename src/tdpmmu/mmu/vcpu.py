@@ -39,6 +39,7 @@ class Vcpu(ShadowRoots):
             await self.reload_root(vcpu)
         if await TestAndClearRequest(vcpu):
             await self.flush_own_tlb(vcpu)
+        await self.check_apic_page(vcpu)
         await SetMode(self.kvm.hardware, vcpu, IN_GUEST)
         await self.kvm.srcu.read_unlock()
         if await ExitRequested(vcpu):
@@ -47,6 +48,9 @@ class Vcpu(ShadowRoots):
             return False
         await VmEnter(self.kvm.hardware, vcpu)
         return True
+
+    async def check_apic_page(self, vcpu: VcpuCells) -> None:
+        """``KVM_REQ_APIC_PAGE_RELOAD``."""
 
     async def flush_own_tlb(self, vcpu: VcpuCells) -> None:
         """``kvm_vcpu_flush_tlb_all``."""

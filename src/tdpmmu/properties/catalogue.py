@@ -9,6 +9,7 @@ from tdpmmu.arch.hardware import Hardware
 from tdpmmu.machine.ghost import DISCIPLINE, HARM
 from tdpmmu.machine.op import Step
 from tdpmmu.machine.thread import Machine
+from tdpmmu.properties.apic_page import StaleApicPage
 from tdpmmu.properties.base import Property
 from tdpmmu.properties.context import ArrayBounds, Guarded, KernelWarning, LockContext
 from tdpmmu.properties.dirty_log import DirtyLogComplete, TrackedWrite
@@ -27,6 +28,7 @@ from tdpmmu.properties.stale_translation import StaleTranslation
 
 WATCHERS: tuple[type[Property], ...] = (
     StaleTranslation,
+    StaleApicPage,
     FreedTable,
     Leftover,
     DirtyLogComplete,

@@ -49,6 +49,7 @@ OPTIONS = (
     "no-ad-bits",
     "dirty-ring",
     "dirty-ring pml",
+    "apic-access-page",
 )
 """Not ``initially-set`` with ``no-eager-page-split`` or ``dirty-ring``: docs/findings.md says what
 that does.

@@ -38,6 +38,7 @@ from tdpmmu.machine.op import FREE, Emit, Op, Read, Step, WaitUntil
 from tdpmmu.machine.state import State
 from tdpmmu.machine.thread import Machine, Thread
 from tdpmmu.mmu.ageing import NO_AD_BITS
+from tdpmmu.mmu.apic_page import APIC_ACCESS_PAGE
 from tdpmmu.mmu.kvm import Config, Kvm
 from tdpmmu.mmu.log_protect import PML
 from tdpmmu.scenarios.actions import table
@@ -241,6 +242,7 @@ class _Builder:
                 mmu_pages=script.mmu_pages,
             )
         )
+        kvm.hardware.has_apic_page = APIC_ACCESS_PAGE in kvm.config.options
         self.mmu = self.mmu_class(kvm)
         where = [p.as_id for p in vcpus] + parked
         for vcpu, program in zip(kvm.vcpus, vcpus, strict=False):
@@ -257,6 +259,8 @@ class _Builder:
         for vcpu, as_id in zip(kvm.vcpus, where, strict=True):
             vcpu.pool = pool
             await mmu.mmu_load(vcpu, as_id)
+            if APIC_ACCESS_PAGE in kvm.config.options:
+                await mmu.reload_apic_access_page(vcpu)
             if PML in kvm.config.options:
                 await SetPrivate(vcpu.pml_on, not vcpu.guest_mode)
         for as_id in spaces:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from tdpmmu.arch.apic import RequestApicReload, WriteApicAccessAddr
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.spte import Access
 from tdpmmu.arch.table import (
     CmpXchgSpte,
     FreeUnused,
@@ -40,6 +43,7 @@ class Linux_6_12(Linux_6_1):
         "eb298605705a pages of a slot that is logged are not recovered (6.2)",
         "817fa998362d the slot is looked up in the page's address space (6.4)",
         "0df9dab891ff invalidated roots are zapped by who invalidates them (6.6)",
+        "the APIC access page is looked up as a page fault does it, and retried (6.3)",
         "roots are allocated and given up under mmu_lock for read (6.9)",
         "aca48556c592 a zapped SPTE is processed after its flush (6.10)",
         "cf3ff0ee24d6 tables for eager splitting are allocated outside of mmu_lock (6.11)",
@@ -120,6 +124,31 @@ class Linux_6_12(Linux_6_1):
         if await self.unmap_gfn_range(slot.as_id, slot.base_gfn, end):
             await self.flush_remote_tlbs()
         await kvm.mmu_lock.write_unlock()
+
+    # --- the APIC access page -------------------------------------------------------------------
+
+    async def unmap_gfn_range(self, as_id: int, start: int, end: int) -> bool:
+        """``kvm_unmap_gfn_range``: vCPUs are asked for the APIC access page right here (6.3)."""
+        flush = await super().unmap_gfn_range(as_id, start, end)
+        if self.has_apic_page() and start <= self.apic_gfn < end:
+            await self.request_apic_reload()
+        return flush
+
+    async def invalidate_range(self, start: int, end: int) -> None:
+        """KVM has no such callback any more."""
+
+    async def reload_apic_access_page(self, vcpu: VcpuCells) -> None:
+        """``vmx_set_apic_access_page_addr``: as a page fault would; a request is its retry."""
+        kvm = self.kvm
+        fault = Fault(self.apic_gfn, Access.READ, 0, 0, 0)
+        fault.mmu_seq = await Read(kvm.mmu_notifier_seq)
+        pfn = await kvm.memory.get_user_page(self.apic_gfn)
+        await kvm.mmu_lock.read_lock()
+        if await self.notifier_retry(fault):
+            await RequestApicReload(vcpu)
+        else:
+            await WriteApicAccessAddr(vcpu, pfn)
+        await kvm.mmu_lock.read_unlock()
 
     # --- roots ----------------------------------------------------------------------------------
 

@@ -95,14 +95,6 @@ NOT_EXPRESSED: tuple[NotExpressed, ...] = (
         "and a log that says too much breaks no property.",
     ),
     NotExpressed(
-        "z46",
-        "KVM: x86: Fix APIC page invalidation race",
-        "e649b3f0188f",
-        "5.8",
-        "The APIC access page and the step between an invalidation's start and end are not "
-        "modelled.",
-    ),
-    NotExpressed(
         "z53",
         "KVM: x86/mmu: Retry fault before acquiring mmu_lock if mapping is changing",
         "d02c357e5bfa",
