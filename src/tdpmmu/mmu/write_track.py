@@ -85,12 +85,19 @@ class WriteTrack(MemslotUpdates):
         return not header.direct
 
     async def track_gfn(self, as_id: int, gfn: int) -> None:
-        """``__kvm_write_track_add_gfn``: mark it, take write access away, flush."""
+        """``__kvm_write_track_add_gfn``: mark it, take write access away, flush.
+
+        In the roots of both address spaces here, as in the fix of zoo entry z62.
+        """
         kvm = self.kvm
         await kvm.mmu_lock.write_lock()
         tracked = await Read(kvm.write_tracked[as_id])
         await Write(kvm.write_tracked[as_id], tuple(sorted((*tracked, gfn))))
-        if await self.write_protect_gfn(as_id, gfn):
+        flush = False
+        for space in (0, 1):
+            changed = await self.write_protect_gfn(space, gfn)
+            flush = flush or changed
+        if flush:
             await self.flush_remote_tlbs()
         await Emit(GfnTracked(as_id, gfn))
         await kvm.mmu_lock.write_unlock()
@@ -102,11 +109,12 @@ class WriteTrack(MemslotUpdates):
         return changed or in_tdp
 
     async def write_protect_gfn(self, as_id: int, gfn: int, min_level: int = 1) -> bool:
-        """``kvm_tdp_mmu_write_protect_gfn``: true: a flush is owed."""
+        """``kvm_tdp_mmu_write_protect_gfn``: in a slot's address space; true: a flush is owed."""
         changed = False
         for root in await Read(self.kvm.tdp_mmu_roots):
-            if await self.write_protect_gfn_in(root, gfn, min_level):
-                changed = True
+            if await self.page_as_id(root) == as_id:
+                one = await self.write_protect_gfn_in(root, gfn, min_level)
+                changed = changed or one
         return changed
 
     async def write_protect_gfn_in(self, root: TablePage, gfn: int, min_level: int = 1) -> bool:
