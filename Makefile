@@ -1,9 +1,9 @@
-# Both targets set up everything they need in .venv; PYTHON picks the interpreter.
+# Targets set up everything they need in .venv; PYTHON picks the interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint lab install clean
+.PHONY: demo test docs lint lab install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tdpmmu check
@@ -32,6 +32,9 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@ $(VENV)/.installed
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 
 clean:
 	rm -rf $(VENV) dist build lab-*

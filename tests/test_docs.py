@@ -4,6 +4,8 @@ In a block marked ``console`` a line that starts with ``$ tdpmmu`` is a command;
 are its output, ``...`` standing for lines left out.  Checked are the exit code, which the output
 shown implies, and the first line shown.  Numbers of states need not agree: they change with every
 reduction.  A token that is shown stands for the last one that was printed.
+
+A block after a comment ``<!-- file: NAME -->`` is a file that the commands find.
 """
 
 from __future__ import annotations
@@ -23,17 +25,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (
-    "README.md",
-    "docs/the-thread.md",
-    "docs/exploring.md",
-    "docs/design.md",
-    "docs/findings.md",
-    "docs/writers.md",
-    "docs/report.md",
-    "docs/verify.md",
-)
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 TOKEN = re.compile(r"tdpmmu1-[A-Za-z0-9_-]+")
+FILES = re.compile(r"<!-- file: (\S+) -->\n```\w*\n(.*?)```", re.DOTALL)
 LINKS = re.compile(r"\]\(([^)#]+)(#[^)]*)?\)")
 FIRST = re.compile(r"(?P<code>violated: |holds |equal: |different: |tdpmmu: |vacuous: |nothing f)")
 CODES = {"violated: ": 1, "different: ": 1, "tdpmmu: ": 2, "nothing f": 3, "vacuous: ": 4}
@@ -91,6 +85,10 @@ def workplace() -> Path:
     atexit.register(shutil.rmtree, place)
     for name in ("examples", "tests", "docs"):
         (place / name).symlink_to(ROOT / name)
+    for document in DOCUMENTS:
+        for name, text in FILES.findall((ROOT / document).read_text()):
+            assert not (place / name).exists(), f"{document}: {name} is there already"
+            (place / name).write_text(text)
     return place
 
 
@@ -143,6 +141,21 @@ def test_the_commands_shown_do_what_they_are_shown_to_do() -> None:
         if without_numbers(shown.first) not in text:
             wrong.append(f"{shown.where}: {shown.command}: no {shown.first!r} in\n{output[:400]}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_tutorial_shows_just_what_its_reader_sees() -> None:
+    shown = [one for one in shown_in("docs/tutorial.md") if "tdpmmu1-" not in one.command]
+    for one in shown:
+        lines = [without_numbers(line) for line in results()[one.command][1].splitlines()]
+        for line in one.output:
+            if line.strip() not in ("", "..."):
+                assert without_numbers(line) in lines, f"{one.command}: {line}"
+    prose = (ROOT / "docs/tutorial.md").read_text().rpartition("That is it.")[2]
+    steps = re.findall(r"\bstep (\d+)", prose.partition("## ")[0])
+    caught = next(one for one in shown if "caught.html" in one.command)
+    numbers = re.findall(r"^ *(\d+)  ", results()[caught.command][1], re.MULTILINE)
+    assert len(steps) == 4
+    assert set(steps) <= set(numbers), "the steps that the tutorial names are others now"
 
 
 def test_there_are_commands_in_the_readme() -> None:

@@ -1,4 +1,4 @@
-"""The pytest plugin: scenarios kept as tests.
+"""The pytest plugin: scenarios kept as tests::
 
     @pytest.mark.tdpmmu(kernel="6.12", patch=MyPatch, levels=2)
     def test_my_patch_is_safe():
