@@ -6,9 +6,7 @@ Each plain or packed (xz, gzip, zstd), and from standard input.
 from __future__ import annotations
 
 import io
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, cast
@@ -55,6 +53,9 @@ def _reader(stream: io.BufferedReader, name: str, stack: ExitStack) -> Trace:
 
 def _copy(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
     """The same in a temporary file, where one can go back and forth."""
+    import shutil
+    import tempfile
+
     file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     try:
         shutil.copyfileobj(stream, file, 1 << 20)

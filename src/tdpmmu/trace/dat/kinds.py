@@ -10,7 +10,6 @@ from tdpmmu.trace.dat.bindings import BINDINGS, page_text
 from tdpmmu.trace.dat.container import Container
 from tdpmmu.trace.dat.formats import Field, Format, Formats
 from tdpmmu.trace.dat.layouts import SKIPPED, Fail, Kind
-from tdpmmu.trace.dat.printfmt import printer
 from tdpmmu.trace.dat.symbols import Symbols
 from tdpmmu.trace.dat.values import EventValues, text_of
 from tdpmmu.trace.fields import KNOWN_EVENTS, FunctionCall, Probe, ProbeReturn, fields_of_text
@@ -164,6 +163,8 @@ class Kinds:
         return EventValues(fmt, payload, self._order) if fmt else None
 
     def _printer(self, fmt: Format) -> Callable[[EventValues], str]:
+        from tdpmmu.trace.dat.printfmt import printer  # seldom needed
+
         fields = fmt.fields
         plain = printer(fmt, self.symbols)
         name, place = self.symbols.name, self.symbols.place

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
-_SYMBOL = re.compile(rb"^([0-9a-f]{1,16}) [tTwWrRdDbBvV] (\S+)(?:\s+\[([\w-]+)\])?", re.MULTILINE)
+_DIGITS = 16
 
 
 class Symbols:
@@ -16,7 +16,7 @@ class Symbols:
     def __init__(self, read: Callable[[], bytes]) -> None:
         self._read: Callable[[], bytes] | None = read
         self._addresses = array("Q")
-        self._names: list[bytes] = []
+        self._lines: list[bytes] = []
         self._known: dict[int, str] = {}
 
     def name(self, address: int) -> str:
@@ -40,8 +40,8 @@ class Symbols:
         return f"{name}+{address - start:#x}/{size:#x}{module}"
 
     def _name(self, index: int) -> tuple[str, str]:
-        name, _, module = self._names[index].partition(b"\t")
-        return name.decode("latin1"), f" [{module.decode('latin1')}]" if module else ""
+        words = self._lines[index].decode("latin1").split()
+        return words[2] if len(words) > 2 else "?", f" {words[3]}" if len(words) > 3 else ""
 
     def _index(self, address: int) -> int:
         if self._read is not None:
@@ -51,11 +51,19 @@ class Symbols:
         return bisect_left(self._addresses, self._addresses[after - 1]) if after else -1
 
     def _load(self, text: bytes) -> None:
-        found = [
-            (int(address, 16), name + b"\t" + module if module else name)
-            for address, name, module in _SYMBOL.findall(text)
-        ]
-        found.sort(key=lambda one: one[0])
-        if found and found[-1][0]:  # all zero: the kernel did not tell
-            self._addresses = array("Q", (one[0] for one in found))
-            self._names = [one[1] for one in found]
+        """Symbols by address; those of one address stay in their order."""
+        lines = text.splitlines()
+        width = lines[0].find(b" ") if lines else 0
+        digits = b"".join([line[:width].rjust(_DIGITS, b"0") for line in lines])
+        try:
+            addresses = array("Q", bytes.fromhex(digits.decode("latin1")))
+        except ValueError:
+            return  # no symbols, but something else
+        if len(addresses) != len(lines):
+            return
+        if sys.byteorder == "little":
+            addresses.byteswap()
+        order = sorted(range(len(lines)), key=addresses.__getitem__)
+        if order and addresses[order[-1]]:  # all zero: the kernel did not tell
+            self._addresses = array("Q", [addresses[i] for i in order])
+            self._lines = [lines[i] for i in order]
