@@ -21,13 +21,16 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import pairwise
 from resource import RUSAGE_SELF, getrusage
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.position import Positions
 from tdpmmu.worlds.explore.turn import Choices, Mistrust, Segment, Turn, Turns
+
+if TYPE_CHECKING:
+    from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 
 POSITION_BITS = 18
 """Room for one thread's positions in a packed key."""
@@ -139,7 +142,7 @@ class Explorer:
     ) -> None:
         self.machine = machine
         self.compile_after = compile_after
-        self.compiled = False
+        self.compiled: CompiledLoop | None = None
         self.budget = budget or Budget()
         self.first = first
         self.progress = progress

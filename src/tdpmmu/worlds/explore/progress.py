@@ -43,7 +43,10 @@ def check_progress(explorer: Explorer) -> str:
     if not result.exhausted:
         result.liveness = NOT_EXHAUSTED
         return result.liveness
-    edges = _edges(explorer, _on_local_cycles(explorer))
+    if explorer.compiled is not None:
+        edges = explorer.compiled.edges_on_cycles()
+    else:
+        edges = edges_on_cycles(explorer)
     for part in _parts(len(explorer.order), edges):
         fair = part.fair(explorer)
         if fair is not None:
@@ -51,6 +54,11 @@ def check_progress(explorer: Explorer) -> str:
             break
     result.liveness = "checked"
     return result.liveness
+
+
+def edges_on_cycles(explorer: Explorer) -> list[Edge]:
+    """Turns that may lie on a cycle without progress, or none if none leads back."""
+    return _edges(explorer, _on_local_cycles(explorer))
 
 
 # --- strongly connected parts ---------------------------------------------------------------------

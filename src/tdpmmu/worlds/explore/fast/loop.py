@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tdpmmu.worlds.explore.fast import control as c
+from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.store import Store, Words
@@ -226,6 +227,42 @@ class CompiledLoop:
         grow()
         return True
 
+    def edges_on_cycles(self) -> list[tuple[int, int, int]]:
+        """Turns ``(thread, from, to)`` that may lie on a cycle without progress; none if all lead on."""
+        s, known, ctl = self.store, self.known, self.store.ctl
+        threads = self.explorer.machine.threads
+        places = np.cumsum([0] + [len(table) for table in self.explorer.positions])
+        edges = cy.local_edges(known.keys, known.offsets, known.pool, places)
+        settled = 0
+        while edges.shape[1] and settled < 2:
+            for nodes, row in ((int(ctl[c.SHARED]), 1), (int(places[-1]), 3)):
+                of = cy.components(nodes, edges[row], edges[row + 1])
+                kept = of[edges[row]] == of[edges[row + 1]]
+                settled = settled + 1 if kept.all() else 0
+                edges = np.ascontiguousarray(edges[:, kept])
+        if not edges.shape[1]:
+            return []
+        marks = np.zeros(len(known.pool), np.uint8)
+        cy.mark(known.keys, known.offsets, known.pool, edges[0], marks)
+        found = cy.marked_edges(
+            ctl[c.COUNT],
+            len(threads),
+            s.order,
+            s.slots,
+            ctl[c.NUMBER_BITS],
+            s.rows,
+            s.row_slots,
+            ctl[c.PLACE_BITS],
+            known.keys,
+            known.offsets,
+            known.pool,
+            np.array([one.alone for one in threads]),
+            marks,
+        )
+        if not (found[:, 2] <= found[:, 1]).any():
+            return []
+        return [(thread, tail, head) for thread, tail, head in found.tolist()]
+
 
 def go_on(
     explorer: Explorer,
@@ -238,5 +275,5 @@ def go_on(
     """The rest of a search, compiled."""
     loop = CompiledLoop(explorer)
     loop.take_over(current, transitions, level_ends, ended)
-    explorer.compiled = True
+    explorer.compiled = loop
     loop.run(began)

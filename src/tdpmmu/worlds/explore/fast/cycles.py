@@ -1,0 +1,210 @@
+"""Compiled: which turns of a finished search can lie on a cycle without progress.
+
+The same as :mod:`tdpmmu.worlds.explore.progress` does on the plain loop's tables, and with the same
+result, in the same order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from tdpmmu.worlds.explore.fast.control import (
+    BLOCKED,
+    FREE,
+    LOW,
+    POSITION_MASK,
+    S32,
+    URGENT,
+)
+from tdpmmu.worlds.explore.fast.facts import find_entry
+from tdpmmu.worlds.explore.fast.kernels import find_places, find_state
+
+
+@njit(cache=True)
+def components(count, tails, heads):
+    """The strongly connected component of each node (Tarjan, without recursion)."""
+    first = np.zeros(count + 2, np.int64)
+    for i in range(len(tails)):
+        first[tails[i] + 2] += 1
+    for i in range(1, count + 2):
+        first[i] += first[i - 1]
+    targets = np.empty(len(heads), np.int64)
+    for i in range(len(tails)):
+        targets[first[tails[i] + 1]] = heads[i]
+        first[tails[i] + 1] += 1
+    # Now the edges of node n are targets[first[n]:first[n + 1]].
+    component = np.full(count, -1, np.int64)
+    low = np.zeros(count, np.int64)  # 0: not met yet
+    index = np.zeros(count, np.int64)
+    at = first[:count].copy()
+    waiting = np.empty(count, np.int64)
+    entered = np.empty(count, np.int64)
+    waits = deep = met = found = 0
+    for root in range(count):
+        if low[root] or first[root] == first[root + 1]:
+            continue
+        met += 1
+        low[root] = index[root] = met
+        entered[0] = waiting[waits] = root
+        deep = 1
+        waits += 1
+        while deep:
+            node = entered[deep - 1]
+            edge = at[node]
+            if edge < first[node + 1]:
+                at[node] = edge + 1
+                head = targets[edge]
+                if low[head] == 0:
+                    met += 1
+                    low[head] = index[head] = met
+                    entered[deep] = waiting[waits] = head
+                    deep += 1
+                    waits += 1
+                elif component[head] < 0 and low[head] < low[node]:
+                    low[node] = low[head]
+                continue
+            deep -= 1
+            if low[node] == index[node]:
+                while True:
+                    waits -= 1
+                    component[waiting[waits]] = found
+                    if waiting[waits] == node:
+                        break
+                found += 1
+            if deep and component[node] < 0 and low[node] < low[entered[deep - 1]]:
+                low[entered[deep - 1]] = low[node]
+    for node in range(count):
+        if component[node] < 0:
+            component[node] = found
+            found += 1
+    return component
+
+
+@njit(cache=True)
+def local_edges(keys, offsets, pool, first_place):
+    """Turns without progress, ``(where in the pool, shared before and after, place ...)``."""
+    count = 0
+    for turn in (False, True):
+        edges = np.empty((5, count if turn else 0), np.int64)
+        count = 0
+        for slot in range(keys.shape[0]):
+            if keys[slot] == 0:
+                continue
+            key = keys[slot] - 1
+            shared, thread, position = key >> 24, key >> 18 & 63, key & ((1 << 18) - 1)
+            head = pool[offsets[slot]]
+            if head & 3 != FREE and head & 3 != URGENT:
+                continue
+            for at in range(offsets[slot] + 1, offsets[slot] + 1 + (head >> 2)):
+                word = pool[at]
+                if word >> 31 & 1:
+                    continue
+                if turn:
+                    edges[0, count] = at
+                    edges[1, count] = shared
+                    edges[2, count] = word >> 32
+                    edges[3, count] = first_place[thread] + position
+                    edges[4, count] = first_place[thread] + (word & POSITION_MASK)
+                count += 1
+    return edges
+
+
+@njit(cache=True)
+def mark(keys, offsets, pool, kept, marks):
+    """Mark turns, and the heads of the entries that they are in."""
+    for i in range(kept.shape[0]):
+        marks[kept[i]] = 1
+    for slot in range(keys.shape[0]):
+        if keys[slot] == 0:
+            continue
+        offset = offsets[slot]
+        head = pool[offset]
+        if head & 3 != FREE and head & 3 != URGENT:
+            continue
+        for at in range(offset + 1, offset + 1 + (head >> 2)):
+            if marks[at]:
+                marks[offset] = 1
+                break
+
+
+@njit(cache=True)
+def marked_edges(
+    count,
+    threads,
+    order,
+    slots,
+    bits,
+    rows,
+    row_slots,
+    place_bits,
+    keys,
+    offsets,
+    pool,
+    alone,
+    marks,
+):
+    """``(thread, from, to)`` of marked turns that the search followed, in the states' order."""
+    found = np.empty((1024, 3), np.int64)
+    edges = 0
+    at_of = np.empty(threads, np.int64)
+    follow = np.empty(threads, np.bool_)
+    for number in range(count):
+        key = order[number]
+        shared = np.int64(key >> S32)
+        base = np.int64(key & LOW) * threads
+        some = False
+        for thread in range(threads):
+            at = find_entry(keys, offsets, shared, thread, np.int64(rows[base + thread]))
+            at_of[thread] = at
+            if at >= 0 and marks[at]:
+                some = True
+        if not some:
+            continue
+        # Whom the search has followed: see advance().
+        anybody = False
+        only = np.int64(-1)
+        for thread in range(threads):
+            follow[thread] = False
+            if alone[thread] or at_of[thread] < 0:
+                continue
+            head = pool[at_of[thread]]
+            if head & 3 == BLOCKED:
+                only = head >> 2
+                break
+            if head & 3 == URGENT:
+                only = np.int64(thread)
+                break
+            if head & 3 == FREE and head >> 2:
+                follow[thread] = True
+                anybody = True
+        for thread in range(threads):
+            at = at_of[thread]
+            if at < 0 or not marks[at]:
+                continue
+            if only >= 0:
+                if thread != only:
+                    continue
+            elif anybody:
+                if not follow[thread]:
+                    continue
+            elif not alone[thread]:
+                continue
+            for turn in range(at + 1, at + 1 + (pool[at] >> 2)):
+                if not marks[turn]:
+                    continue
+                word = pool[turn]
+                place, _, _ = find_places(
+                    rows, row_slots, place_bits, rows, base, threads, thread, word & POSITION_MASK
+                )
+                if place < 0:
+                    continue
+                successor = (np.uint64(word) & ~LOW) | np.uint64(place)
+                target, _, _ = find_state(order, slots, bits, successor)
+                if target < 0:
+                    continue
+                if edges == found.shape[0]:
+                    found = np.concatenate((found, np.empty_like(found)))
+                found[edges, 0], found[edges, 1], found[edges, 2] = thread, number, target
+                edges += 1
+    return found[:edges]
