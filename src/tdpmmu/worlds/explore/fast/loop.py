@@ -228,7 +228,7 @@ class CompiledLoop:
         return True
 
     def edges_on_cycles(self) -> list[tuple[int, int, int]]:
-        """Turns ``(thread, from, to)`` that may lie on a cycle without progress; none if all lead on."""
+        """Turns that may be on a cycle without progress; none if all lead on."""
         s, known, ctl = self.store, self.known, self.store.ctl
         threads = self.explorer.machine.threads
         places = np.cumsum([0] + [len(table) for table in self.explorer.positions])
