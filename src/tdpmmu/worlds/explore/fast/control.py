@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit, uint64
+from llvmlite import ir
+from numba import njit, types, uint64
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 CURRENT, COUNT, TRANSITIONS, DEPTH, LEVEL_ENDS, LIMIT, STATES, PLACES, ENTRIES = range(9)
 THREADS, NUMBER_BITS, PLACE_BITS, MISSED_THREAD, MISSED_SHARED, MISSED_POSITION = range(9, 15)
@@ -39,3 +44,29 @@ def mix(x):
 def slot_of(hashed, capacity):
     """The first slot to look at: any capacity will do, since it multiplies instead of masking."""
     return np.int64(((hashed >> S32) * uint64(capacity)) >> S32)
+
+
+def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+    """Ask for ``array[index]`` ahead of its use: sets of states are far larger than caches."""
+
+    tools: Any = cgutils
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array_type = signature.args[0]
+        view = context.make_array(array_type)(context, builder, args[0])
+        place = tools.get_item_pointer(context, builder, array_type, view, [args[1]])
+        byte = ir.IntType(8).as_pointer()
+        number = ir.IntType(32)
+        function = tools.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, number, number, number]),
+            "llvm.prefetch.p0i8",
+        )
+        wanted = [builder.bitcast(place, byte), number(0), number(3), number(1)]
+        builder.call(function, wanted)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+prefetch: Any = intrinsic(_prefetch)

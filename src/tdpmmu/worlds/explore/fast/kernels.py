@@ -43,9 +43,16 @@ from tdpmmu.worlds.explore.fast.control import (
     TRANSITIONS,
     URGENT,
     mix,
+    prefetch,
     slot_of,
 )
-from tdpmmu.worlds.explore.fast.facts import FILLED, fill, find_entry
+from tdpmmu.worlds.explore.fast.facts import FILLED, entry_key, fill, find_entry
+
+AT_ONCE = 32
+"""States that are looked at before what they lead to is added."""
+
+BATCH = 1 << 16
+"""Turns that can wait: more than one state has (64 threads with 1,023 each)."""
 
 
 @njit(cache=True, inline="always")
@@ -59,9 +66,8 @@ def hash_places(source, base, threads, thread, position):
 
 
 @njit(cache=True)
-def find_places(rows, slots, bits, source, base, threads, thread, position):
+def find_hashed(rows, slots, bits, source, base, threads, thread, position, hashed):
     """``(number or -1, slot, tag)`` of that row, which is ``source[base:]`` but for one thread."""
-    hashed = hash_places(source, base, threads, thread, position)
     capacity = slots.shape[0]
     mask = (np.int64(1) << bits) - 1
     tag = np.int64(hashed & LOW) & ~mask
@@ -84,6 +90,13 @@ def find_places(rows, slots, bits, source, base, threads, thread, position):
         slot += 1
         if slot == capacity:
             slot = 0
+
+
+@njit(cache=True)
+def find_places(rows, slots, bits, source, base, threads, thread, position):
+    """The same, with its hash still to be found."""
+    hashed = hash_places(source, base, threads, thread, position)
+    return find_hashed(rows, slots, bits, source, base, threads, thread, position, hashed)
 
 
 @njit(cache=True)
@@ -135,6 +148,50 @@ def parent_of(children, searched, number):
 
 
 @njit(cache=True)
+def _add_successors(
+    ctl, order, children, slots, rows, row_slots, count, turns, source, mover, hashes
+):
+    """Add what ``count`` turns lead to: words of the pool, from which state, by whom.
+
+    In three rounds, so that what one of them reads the one before has asked for.
+    """
+    threads = ctl[THREADS]
+    bits, place_bits = ctl[NUMBER_BITS], ctl[PLACE_BITS]
+    for i in range(count):
+        base = np.int64(order[source[i]] & LOW) * threads
+        position = turns[i] & POSITION_MASK
+        hashes[i] = hash_places(rows, base, threads, mover[i], position)
+        prefetch(row_slots, slot_of(hashes[i], row_slots.shape[0]))
+    for i in range(count):
+        places = np.int64(order[source[i]] & LOW)
+        base = places * threads
+        position = turns[i] & POSITION_MASK
+        target = places
+        if position != rows[base + mover[i]]:
+            target, slot, tag = find_hashed(
+                rows, row_slots, place_bits, rows, base, threads, mover[i], position, hashes[i]
+            )
+            if target < 0:
+                target = ctl[PLACES]
+                ctl[PLACES] = target + 1
+                row_slots[slot] = tag | (target + 1)
+                for thread in range(threads):
+                    rows[target * threads + thread] = rows[base + thread]
+                rows[target * threads + mover[i]] = position
+        hashes[i] = (uint64(turns[i]) & ~LOW) | uint64(target)
+        prefetch(slots, slot_of(mix(hashes[i]), slots.shape[0]))
+    found = ctl[COUNT]
+    for i in range(count):
+        number, slot, tag = find_state(order, slots, bits, hashes[i])
+        if number < 0:
+            slots[slot] = tag | (found + 1)
+            order[found] = hashes[i]
+            children[source[i]] += 1
+            found += 1
+    ctl[COUNT] = found
+
+
+@njit(cache=True)
 def advance(
     ctl,
     order,
@@ -163,12 +220,21 @@ def advance(
     threads = ctl[THREADS]
     chosen = np.empty(threads, np.int64)
     movers = np.empty(threads, np.int64)
-    bits, place_bits = ctl[NUMBER_BITS], ctl[PLACE_BITS]
+    # The turns of a batch of states, not yet added.
+    turns = np.empty(BATCH, np.int64)
+    source = np.empty(BATCH, np.int64)
+    mover = np.empty(BATCH, np.int64)
+    scratch = np.empty(BATCH, np.uint64)
     # Slots are kept at most 4/5 full.
     most_states = min(order.shape[0], slots.shape[0] // 5 * 4)
     most_places = min(rows.shape[0] // threads, row_slots.shape[0] // 5 * 4)
+    current = ctl[CURRENT]
     while True:
-        current = ctl[CURRENT]
+        waiting = np.int64(0)
+        # Stop where it has to be known how many states there are.
+        end = min(current + AT_ONCE, ctl[COUNT], ctl[LIMIT])
+        if current < ctl[LEVEL_ENDS]:
+            end = min(end, ctl[LEVEL_ENDS])
         if ctl[COUNT] > ctl[STATES]:
             return PAUSED
         if current == ctl[COUNT]:
@@ -178,99 +244,101 @@ def advance(
         if current == ctl[LEVEL_ENDS]:
             ctl[DEPTH] += 1
             ctl[LEVEL_ENDS] = ctl[COUNT]
-        key = order[current]
-        shared = np.int64(key >> S32)
-        places = np.int64(key & LOW)
-        base = places * threads
-        found = 0
-        total = np.int64(0)
-        lane = 0
-        rival = np.int64(-1)
-        filled = False
-        while lane < lanes.shape[0]:
-            thread = lanes[lane] if rival < 0 else rival
-            position = np.int64(rows[base + thread])
-            if position == ended[thread] and rival < 0:
-                lane += 1
-                continue
-            offset = find_entry(keys, offsets, shared, thread, position)
-            if offset < 0:
-                code = fill(
-                    ctl,
-                    values,
-                    hashes,
-                    shared_slots,
-                    keys,
-                    offsets,
-                    pool,
-                    first_view,
-                    facts,
-                    fact_slots,
-                    shared,
-                    thread,
-                    position,
-                )
-                if code == FILLED:
-                    filled = True
-                    continue
-                ctl[MISSED_THREAD], ctl[MISSED_SHARED] = thread, shared
-                ctl[MISSED_POSITION] = position
-                return code
-            head = pool[offset]
-            kind = head & 3
-            turns = head >> 2 if kind in (FREE, URGENT) else np.int64(0)
-            if filled and kind == GONE and rival < 0 and not together:
-                ended[thread] = position
+        for number in range(current, end):
+            key = order[number]
+            base = np.int64(key & LOW) * threads
+            for which in range(threads):
+                look = mix(entry_key(np.int64(key >> S32), which, np.int64(rows[base + which])))
+                prefetch(keys, slot_of(look, keys.shape[0]))
+        while current < end:
+            key = order[current]
+            shared = np.int64(key >> S32)
+            base = np.int64(key & LOW) * threads
+            found = 0
+            total = np.int64(0)
+            lane = 0
+            rival = np.int64(-1)
             filled = False
-            if rival >= 0 or (kind == URGENT and not together):
-                # Nobody else need be looked at.
-                found = 1
-                total = turns
-                chosen[0] = offset
-                movers[0] = thread
-                break
-            if kind == BLOCKED and not together:
-                rival = head >> 2
-                continue
-            if turns:
-                chosen[found] = offset
-                movers[found] = thread
-                total += turns
-                found += 1
-            lane += 1
-        if found == 0:
-            return HALTED
-        count = ctl[COUNT]
-        if count + total > most_states:
-            return FULL_STATES
-        if ctl[PLACES] + total > most_places:
-            return FULL_PLACES
-        ctl[TRANSITIONS] += total
-        for which in range(found if total else 0):
-            thread = movers[which]
-            offset = chosen[which]
-            before = np.int64(rows[base + thread])
-            for at in range(offset + 1, offset + 1 + (pool[offset] >> 2)):
-                word = pool[at]
-                position = word & POSITION_MASK
-                target = places
-                if position != before:
-                    target, slot, tag = find_places(
-                        rows, row_slots, place_bits, rows, base, threads, thread, position
+            code = np.int64(FILLED)
+            while lane < lanes.shape[0]:
+                thread = lanes[lane] if rival < 0 else rival
+                position = np.int64(rows[base + thread])
+                if position == ended[thread] and rival < 0:
+                    lane += 1
+                    continue
+                offset = find_entry(keys, offsets, shared, thread, position)
+                if offset < 0:
+                    code = fill(
+                        ctl,
+                        values,
+                        hashes,
+                        shared_slots,
+                        keys,
+                        offsets,
+                        pool,
+                        first_view,
+                        facts,
+                        fact_slots,
+                        shared,
+                        thread,
+                        position,
                     )
-                    if target < 0:
-                        target = ctl[PLACES]
-                        ctl[PLACES] = target + 1
-                        row_slots[slot] = tag | (target + 1)
-                        for i in range(threads):
-                            rows[target * threads + i] = rows[base + i]
-                        rows[target * threads + thread] = position
-                successor = (uint64(word) & ~LOW) | uint64(target)
-                number, slot, tag = find_state(order, slots, bits, successor)
-                if number < 0:
-                    slots[slot] = tag | (count + 1)
-                    order[count] = successor
-                    count += 1
-        children[current] = count - ctl[COUNT]
-        ctl[COUNT] = count
-        ctl[CURRENT] = current + 1
+                    if code == FILLED:
+                        filled = True
+                        continue
+                    ctl[MISSED_THREAD], ctl[MISSED_SHARED] = thread, shared
+                    ctl[MISSED_POSITION] = position
+                    break
+                head = pool[offset]
+                kind = head & 3
+                count = head >> 2 if kind in (FREE, URGENT) else np.int64(0)
+                if filled and kind == GONE and rival < 0 and not together:
+                    ended[thread] = position
+                filled = False
+                if rival >= 0 or (kind == URGENT and not together):
+                    # Nobody else need be looked at.
+                    found = 1
+                    total = count
+                    chosen[0] = offset
+                    movers[0] = thread
+                    break
+                if kind == BLOCKED and not together:
+                    rival = head >> 2
+                    continue
+                if count:
+                    chosen[found] = offset
+                    movers[found] = thread
+                    total += count
+                    found += 1
+                lane += 1
+            if code != FILLED:
+                break
+            if found == 0:
+                code = np.int64(HALTED)
+                break
+            if ctl[COUNT] + waiting + total > most_states:
+                code = np.int64(FULL_STATES)
+                break
+            if ctl[PLACES] + waiting + total > most_places:
+                code = np.int64(FULL_PLACES)
+                break
+            if waiting + total > BATCH or (waiting and ctl[COUNT] + waiting + total > ctl[STATES]):
+                break
+            for which in range(found if total else 0):
+                offset = chosen[which]
+                for at in range(offset + 1, offset + 1 + (pool[offset] >> 2)):
+                    turns[waiting] = pool[at]
+                    source[waiting] = current
+                    mover[waiting] = movers[which]
+                    waiting += 1
+            children[current] = 0
+            current += 1
+            if ctl[COUNT] + waiting > ctl[STATES]:
+                break
+        _add_successors(
+            ctl, order, children, slots, rows, row_slots, waiting, turns, source, mover, scratch
+        )
+        ctl[TRANSITIONS] += waiting
+        ctl[CURRENT] = current
+        if code != FILLED:
+            return code
