@@ -172,7 +172,7 @@ def test_events_look_as_those_of_real_kernels() -> None:
     compared: Counter[str] = Counter()
     for kernel, scenario in (("6.1", SCENARIOS[3]), ("6.12", SCENARIOS[4]), ("6.1", SCENARIOS[0])):
         built = built_for(scenario, kernel)
-        for seed in range(4):
+        for seed in range(8):
             for body in bodies(written(walk(built, seed), built, kernel)):
                 name = body.partition(":")[0]
                 # A root that is in use or invalid says so; the recorded ones were printed new.
