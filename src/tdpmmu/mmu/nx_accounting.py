@@ -11,6 +11,11 @@ from tdpmmu.mmu.flush import Flush
 class NxAccounting(Flush):
     """Up to 6.17 one list for the TDP MMU's pages and the legacy MMU's."""
 
+    async def account_nx_huge_page(self, sp: TablePage, possible: bool) -> None:
+        """A shadow page for a fetch that NX keeps from a huge page, if one is ``possible``."""
+        if possible:
+            await self.account_huge_nx_page(sp)
+
     async def account_huge_nx_page(self, sp: TablePage) -> None:
         """``account_huge_nx_page``: onto the tail of the list of pages to recover."""
         if await Read(sp.nx_huge_page_disallowed):

@@ -154,11 +154,17 @@ class PageFault(TdpMap):
         if result:
             await Emit(FaultFixed(vcpu.number, gfn, result))
             return result
+        result = await self.map_under_lock(vcpu, fault)
+        await Emit(FaultFixed(vcpu.number, gfn, result))
+        return result
+
+    async def map_under_lock(self, vcpu: VcpuCells, fault: Fault) -> str:
+        """The end of ``direct_page_fault``: look whether the fault is stale, and map."""
+        kvm = self.kvm
         await kvm.mmu_lock.read_lock()
         result = RET_PF_RETRY
         if not await self.is_page_fault_stale(vcpu, fault):
             await self.hugepage_adjust(fault)
             result = await self.tdp_mmu_map(fault)
         await kvm.mmu_lock.read_unlock()
-        await Emit(FaultFixed(vcpu.number, gfn, result))
         return result

@@ -30,6 +30,8 @@ class PageSplit(LogProtect):
 
     async def slot_split_huge_pages(self, slot: Memslot, pool: int) -> None:
         """``kvm_mmu_slot_try_split_huge_pages``: a whole slot, as logging is switched on."""
+        if not self.tdp_mmu_enabled():
+            return
         end = slot.base_gfn + slot.npages
         if self.kvm.config.shadow_pages:
             await self.kvm.mmu_lock.write_lock()
@@ -41,6 +43,8 @@ class PageSplit(LogProtect):
 
     async def split_huge_pages(self, slot: Memslot, start: int, end: int, pool: int) -> None:
         """``kvm_mmu_try_split_huge_pages``: a range, under ``mmu_lock`` held for write."""
+        if not self.tdp_mmu_enabled():
+            return
         if self.kvm.config.shadow_pages:
             await self.shadow_split_huge_pages(slot, start, end, pool)
         await self.tdp_split_huge_pages(slot, start, end, pool)

@@ -9,9 +9,16 @@ from tdpmmu.events.records import Refcount
 from tdpmmu.machine.op import Add, Emit, ListAdd, ListDel, Read
 from tdpmmu.mmu.tdp_zap import TdpZap
 
+NO_TDP_MMU = "no-tdp-mmu"
+"""The module parameter ``tdp_mmu`` is off; the VM must be one that can have shadow pages."""
+
 
 class Roots(TdpZap):
     """A root is shared by all vCPUs of one role; here that is the address space (SMM or not)."""
+
+    def tdp_mmu_enabled(self) -> bool:
+        """``tdp_mmu_enabled``."""
+        return NO_TDP_MMU not in self.kvm.config.options
 
     async def get_vcpu_root(self, pool: int, as_id: int, guest_mode: bool = False) -> TablePage:
         """``get_tdp_mmu_vcpu_root``: the root for this address space, a new one if need be."""

@@ -147,8 +147,8 @@ class ShadowFault(ShadowLog):
             sp = await self.get_child_sp(vcpu, sptep, base, True, walker.pte_access)
             if sp is not None:
                 await self.link_shadow_page(sptep, sp)
-                if fault.huge_page_disallowed and fault.req_level >= level:
-                    await self.account_huge_nx_page(sp)
+                if fault.huge_page_disallowed:
+                    await self.account_nx_huge_page(sp, fault.req_level >= level)
             # Below a large guest page the tables are by gfn.
             sptep = await self.next_sptep(sptep, fault.gfn, level)
             level -= 1
@@ -185,6 +185,9 @@ class ShadowFault(ShadowLog):
             await self.drop_parent_pte(child, sptep)
             await self.flush_remote_tlbs()
 
+    async def trace_set_spte(self, sptep: Cell, gfn: int, spte: int, level: int) -> None:
+        """``trace_kvm_mmu_set_spte``: for whoever holds the model against a kernel."""
+
     async def mmu_set_spte(self, fault: Fault, sptep: Cell, level: int, access: int) -> str:
         """``mmu_set_spte``: the leaf and its rmap entry."""
         kvm = self.kvm
@@ -211,6 +214,7 @@ class ShadowFault(ShadowLog):
         else:
             changed = await self.update_spte(sptep, new)
             flush = flush or changed
+            await self.trace_set_spte(sptep, base, new, level)
         if fault.write and not spte_format.is_writable(new):
             result = RET_PF_EMULATE
         if flush:

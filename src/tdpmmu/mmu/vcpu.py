@@ -23,12 +23,12 @@ from tdpmmu.arch.requests import (
 )
 from tdpmmu.arch.spte import Access
 from tdpmmu.machine.op import Choose
+from tdpmmu.mmu.direct_map import DirectMap
 from tdpmmu.mmu.fault import RET_PF_EMULATE, RET_PF_RETRY
 from tdpmmu.mmu.shadow_fault import GUEST_FAULT
-from tdpmmu.mmu.shadow_roots import ShadowRoots
 
 
-class Vcpu(ShadowRoots):
+class Vcpu(DirectMap):
     """The loop of ``KVM_RUN``."""
 
     async def enter_guest(self, vcpu: VcpuCells) -> bool:

@@ -418,6 +418,10 @@ class Linux_6_1(Linux_5_13):
             and not spte_format.is_large(spte)
         )
 
+    async def adjust_for_table(self, fault: Fault, spte: int, level: int) -> None:
+        if await self.disallowed_by_child(fault, spte, level):
+            fault.goal_level -= 1
+
     async def make_spte(self, fault: Fault, it: TdpIter) -> int:
         """``make_spte``: a leaf that was writable needs no look at shadow pages."""
         spte_format = self.kvm.format

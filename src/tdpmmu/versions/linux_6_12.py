@@ -75,6 +75,25 @@ class Linux_6_12(Linux_6_1):
         """cf3ff0ee24d6 (6.11): always outside of the lock."""
         return await PageSplit.alloc_page_for_split(self, it, pool, shared)
 
+    async def account_nx_huge_page(self, sp: TablePage, possible: bool) -> None:
+        """``account_nx_huge_page``: marked in any case, listed if a huge page is possible."""
+        kvm = self.kvm
+        await Write(sp.nx_huge_page_disallowed, True)
+        if possible and sp not in await Read(kvm.lpage_disallowed_mmu_pages):
+            await Add(kvm.nx_lpage_splits, 1)
+            await ListAdd(kvm.lpage_disallowed_mmu_pages, sp, tail=True)
+            header = await ReadHeader(sp)
+            await Emit(NxPageAccounted(sp.name, header.gfn))
+
+    async def unaccount_huge_nx_page(self, sp: TablePage) -> None:
+        """``unaccount_nx_huge_page``: quietly, if it is not on the list."""
+        kvm = self.kvm
+        await Write(sp.nx_huge_page_disallowed, False)
+        if await ListDel(kvm.lpage_disallowed_mmu_pages, sp):
+            await Add(kvm.nx_lpage_splits, -1)
+            header = await ReadHeader(sp)
+            await Emit(NxPageUnaccounted(sp.name, header.gfn))
+
     async def track_possible_nx_huge_page(self, sp: TablePage) -> None:
         """``track_possible_nx_huge_page``."""
         kvm = self.kvm

@@ -13,7 +13,8 @@ from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.conformance.replay.vm import make_vm
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.mmio import MMIO
-from tdpmmu.trace.fields import SpteChange
+from tdpmmu.mmu.roots import NO_TDP_MMU
+from tdpmmu.trace.fields import SetSpte, SpteChange
 
 _HUGE = 512
 
@@ -36,12 +37,17 @@ class Bodies:
             slots=() if self._slots_told else self._guess_slots(calls),
             root_level=found.root_level,
             recovery_ratio=ratio,
-            options=frozenset({MMIO} if any(call.mmio for call in calls) else ()),
+            options=frozenset(
+                ({MMIO} if any(call.mmio for call in calls) else set())
+                | ({NO_TDP_MMU} if found.legacy else set())
+            ),
         )
         self.mmu = replayed(kernel)(self.kvm)
         count(result.inferred, "memslot published before its probe", found.published_early)
         self.mmu.inputs = {}
         self.mmu.host_levels = {}
+        self.mmu.prefetched = {}
+        self._calls = calls
         self.mmu.log_manual = any(call.kind is Kind.CLEAR_LOG for call in calls)
 
     def body(self, call: Call) -> Coroutine[Any, Any, Any]:
@@ -51,6 +57,8 @@ class Bodies:
         match call.kind:
             case Kind.FAULT:
                 made = self._fault(call)
+            case Kind.LOAD:
+                made = mmu.guest_loads(self.kvm.vcpus[self._vcpus[call.vcpu]], call.as_id)
             case Kind.RECOVER:
                 made = mmu.recover_nx_lpages()
             case Kind.UNMAP:
@@ -82,6 +90,10 @@ class Bodies:
     def _fault(self, call: Call) -> Any:
         vcpu = self.kvm.vcpus[self._vcpus[call.vcpu]]
         self.mmu.inputs[vcpu.number] = self._fault_input(call)
+        for _, seen in call.seen:
+            if isinstance(seen, SetSpte) and seen.gfn != call.gfn and seen.level == 1:
+                count(self._result.inferred, "frames that are prefetched")
+                self.mmu.prefetched[seen.gfn] = self._format.pfn(seen.spte)
         return self.mmu.guest_faults(vcpu, call.gfn, call.access, call.as_id, call.present)
 
     def _fault_input(self, call: Call) -> FaultInput:
@@ -157,12 +169,30 @@ class Bodies:
         """A notifier's range; without known memslots moved to where the model's slot is."""
         start, end = call.start >> 12, (call.end + 4095) >> 12
         if self._offset is None:
-            first = next((s for _, s in call.seen if isinstance(s, SpteChange)), None)
+            first = next((s.gfn for _, s in call.seen if isinstance(s, SpteChange)), None)
+            if first is None:
+                first = self._first_replaced(call)
             if first is None:
                 return 0, 0
             count(self._result.inferred, "host address of the memslot")
-            self._offset = start - first.gfn
+            self._offset = start - first
         return max(0, start - self._offset), max(0, end - self._offset)
+
+    def _first_replaced(self, unmap: Call) -> int | None:
+        """The first huge page's gfn that later faults find with another frame behind it."""
+        before: dict[int, int] = {}
+        after: dict[int, int] = {}
+        for call in self._calls:
+            if call.requested is None or call.mmio:
+                continue
+            table = before if call.record.line < unmap.record.line else after
+            block, frame = call.gfn // _HUGE, call.requested.pfn - call.gfn
+            if table is before:
+                before[block] = frame
+            else:
+                after.setdefault(block, frame)
+        replaced = [block for block in after if before.get(block, after[block]) != after[block]]
+        return min(replaced) * _HUGE if replaced else None
 
 
 async def _nothing() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tdpmmu.arch.spte import Access
 from tdpmmu.mmu.kvm import Memslot
-from tdpmmu.trace.fields import FastPageFault, SpteChange, SpteRequested
+from tdpmmu.trace.fields import FastPageFault, SetSpte, SpteChange, SpteRequested
 from tdpmmu.trace.records import Record
 
 
@@ -24,6 +24,7 @@ class Kind(enum.Enum):
     SLOT_CREATE = "memslot created"
     SLOT_DELETE = "memslot deleted"
     ZAP_ALL = "zap all"
+    LOAD = "root loaded"
     RELEASE = "end of the VM"
     UNKNOWN = "unknown"
 
@@ -43,7 +44,24 @@ class MmioMarked:
     generation: int
 
 
-Seen = SpteChange | SpteRequested | FastPageFault | Armed | MmioMarked
+@dataclass(frozen=True, slots=True)
+class PageGot:
+    """``kvm_mmu_get_page``: a shadow page, a ``new`` one or one that was there."""
+
+    gfn: int
+    level: int
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PageZap:
+    """``kvm_mmu_prepare_zap_page``."""
+
+    gfn: int
+    level: int
+
+
+Seen = SpteChange | SpteRequested | FastPageFault | Armed | MmioMarked | SetSpte | PageGot | PageZap
 
 
 @dataclass(slots=True, eq=False)

@@ -13,6 +13,8 @@ from tdpmmu.machine.op import Op, Read, Step
 from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fault import Fault
 from tdpmmu.mmu.kvm import Memslot
+from tdpmmu.mmu.shadow import InvalidList
+from tdpmmu.mmu.shadow_pages import Role
 from tdpmmu.mmu.tdp_iter import TdpIter
 
 if TYPE_CHECKING:
@@ -67,7 +69,33 @@ class Marks:
     generation: int
 
 
-What = Changed | Requested | Fixed | Arms | Marks
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """``kvm_mmu_set_spte`` of the model's shadow MMU."""
+
+    gfn: int
+    level: int
+    spte: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gets:
+    """``kvm_mmu_get_page`` of the model's shadow MMU."""
+
+    gfn: int
+    level: int
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Zaps:
+    """``kvm_mmu_prepare_zap_page`` of the model's shadow MMU."""
+
+    gfn: int
+    level: int
+
+
+What = Changed | Requested | Fixed | Arms | Marks | Sets | Gets | Zaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +133,9 @@ class Replayed(Base):
     host_levels: dict[int, int]
     """The level of the host's mapping, by 2 MiB region."""
 
+    prefetched: dict[int, int]
+    """Frames by gfn that a prefetch finds."""
+
     log_initially_set = False
     log_manual = False
     """``KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2``, as far as it shows."""
@@ -141,6 +172,12 @@ class Replayed(Base):
         bits = sum(high - low + 1 for low, high in (fmt.mmio_gen_low, fmt.mmio_gen_high))
         return 2 * generation % (1 << bits)
 
+    async def gfn_to_page_many(self, slot: Memslot, gfn: int, pages: int) -> tuple[int, ...]:
+        found: list[int] = []
+        while len(found) < pages and gfn + len(found) in self.prefetched:
+            found.append(self.prefetched[gfn + len(found)])
+        return tuple(found)
+
     # --- what is compared -----------------------------------------------------------------------
 
     async def trace_spte_changed(self, sptep: Cell, old: int, new: int, level: int) -> None:
@@ -168,18 +205,43 @@ class Replayed(Base):
         await Traced(Arms(gfns))
         await super().arm_gfns(slot, gfns, pool)
 
+    async def trace_set_spte(self, sptep: Cell, gfn: int, spte: int, level: int) -> None:
+        await Traced(Sets(gfn, level, spte))
+
+    async def find_shadow_page(
+        self, vcpu: VcpuCells | None, gfn: int, role: Role
+    ) -> TablePage | None:
+        sp = await super().find_shadow_page(vcpu, gfn, role)
+        if sp is not None:
+            await Traced(Gets(gfn, role.level, False))
+        return sp
+
+    async def alloc_shadow_page(self, pool: int, gfn: int, role: Role) -> TablePage:
+        sp = await super().alloc_shadow_page(pool, gfn, role)
+        await Traced(Gets(gfn, role.level, True))
+        return sp
+
+    async def prepare_zap_page(self, sp: TablePage, invalid_list: InvalidList) -> int:
+        header = await ReadHeader(sp)
+        await Traced(Zaps(header.gfn, header.level))
+        return await super().prepare_zap_page(sp, invalid_list)
+
     # --- calls ----------------------------------------------------------------------------------
+
+    async def guest_loads(self, vcpu: VcpuCells, as_id: int) -> None:
+        """``kvm_mmu_reload`` before a vCPU enters the guest."""
+        root = await CurrentRoot(vcpu)
+        if root < 0:
+            await self.mmu_load(vcpu, as_id)
+        elif await TestAndClearReload(vcpu):
+            await self.reload_root(vcpu)
 
     async def guest_faults(
         self, vcpu: VcpuCells, gfn: int, access: Access, as_id: int, present: bool
     ) -> str:
         """A fault of a vCPU, which has loaded a root before it entered the guest."""
         await self.kvm.srcu.read_lock()
-        root = await CurrentRoot(vcpu)
-        if root < 0:
-            await self.mmu_load(vcpu, as_id)
-        elif await TestAndClearReload(vcpu):
-            await self.reload_root(vcpu)
+        await self.guest_loads(vcpu, as_id)
         result = await self.page_fault(vcpu, gfn, access, as_id, 0, present)
         await self.kvm.srcu.read_unlock()
         return result

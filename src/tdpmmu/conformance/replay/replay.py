@@ -7,16 +7,27 @@ from typing import Any
 
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.conformance.replay.bodies import Bodies
-from tdpmmu.conformance.replay.calls import Armed, Call, Kind, MmioMarked, Seen
+from tdpmmu.conformance.replay.calls import (
+    Armed,
+    Call,
+    Kind,
+    MmioMarked,
+    PageGot,
+    PageZap,
+    Seen,
+)
 from tdpmmu.conformance.replay.driver import Driver, Running, Stuck
 from tdpmmu.conformance.replay.inputs import (
     Arms,
     Changed,
     Fixed,
+    Gets,
     Marks,
     Requested,
+    Sets,
     Traced,
     What,
+    Zaps,
 )
 from tdpmmu.conformance.replay.names import Names
 from tdpmmu.conformance.replay.order import Order
@@ -25,7 +36,7 @@ from tdpmmu.conformance.replay.show import show, show_model, value
 from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.conformance.replay.untraced import Untraced
 from tdpmmu.conformance.replay.vm import THREADS
-from tdpmmu.trace.fields import FastPageFault, SpteChange, SpteRequested
+from tdpmmu.trace.fields import FastPageFault, SetSpte, SpteChange, SpteRequested
 
 MAX_DIVERGENCES = 20
 
@@ -51,7 +62,20 @@ OTHERS = {
     FastPageFault: "fast page faults",
     Armed: "words of the dirty log armed again",
     MmioMarked: "MMIO SPTEs marked",
+    PageGot: "shadow pages found or made",
+    PageZap: "shadow pages zapped",
 }
+
+TRACED_AS = {
+    Requested: SpteRequested,
+    Fixed: FastPageFault,
+    Arms: Armed,
+    Marks: MmioMarked,
+    Sets: SetSpte,
+    Gets: PageGot,
+    Zaps: PageZap,
+}
+"""What the model's events are in a trace, if it has events of that kind at all."""
 
 
 class Replay:
@@ -133,7 +157,8 @@ class Replay:
             running = self._running[call] = self._driver.start(self._bodies.body(call))
         try:
             while (traced := self._driver.next_traced(running)) is not None:
-                if isinstance(traced.what, Changed):
+                further = isinstance(traced.what, Changed | Sets | Gets | Zaps)
+                if further and not self._optional(traced.what):
                     model = show_model(traced.what)
                     self._diverge(call, line, "no further change", model)
                     return
@@ -152,7 +177,7 @@ class Replay:
 
     def _compare(self, call: Call, line: int, seen: Seen) -> None:
         result = self.result
-        if isinstance(seen, SpteChange):
+        if isinstance(seen, SpteChange | SetSpte):
             result.changes += 1
         if call in self._broken:
             return
@@ -167,16 +192,17 @@ class Replay:
             self._diverge(call, line, shown, "returns without another change")
             return
         agrees = self._agree(seen, traced.what)
-        if not isinstance(seen, SpteChange):
+        if not isinstance(seen, SpteChange | SetSpte):
             agree, of = result.others.get(OTHERS[type(seen)], (0, 0))
             result.others[OTHERS[type(seen)]] = (agree + agrees, of + 1)
         if not agrees:
             self._diverge(call, line, shown, show_model(traced.what))
             return
-        if isinstance(traced.what, Changed):
+        if isinstance(traced.what, Changed | Sets):
             result.agree += 1
             if not result.divergences:
                 result.prefix += 1
+        if isinstance(traced.what, Changed):
             self._untraced.traced(traced.what)
         self._running[call].answer(None)
 
@@ -199,8 +225,7 @@ class Replay:
 
     def _optional(self, what: What) -> bool:
         """Whether the trace has no events of this kind."""
-        kinds = {Requested: SpteRequested, Fixed: FastPageFault, Arms: Armed, Marks: MmioMarked}
-        return type(what) in kinds and kinds[type(what)] not in self._has
+        return type(what) in TRACED_AS and TRACED_AS[type(what)] not in self._has
 
     def _agree(self, seen: Seen, what: What) -> bool:
         match seen, what:
@@ -212,6 +237,13 @@ class Replay:
                 return self._same_fix(seen, what)
             case Armed(), Arms():
                 return seen.gfns == what.gfns
+            case SetSpte(), Sets():
+                here = (seen.gfn, seen.level, seen.spte)
+                return here == (what.gfn, what.level, what.spte)
+            case PageGot(), Gets():
+                return (seen.gfn, seen.level, seen.new) == (what.gfn, what.level, what.new)
+            case PageZap(), Zaps():
+                return (seen.gfn, seen.level) == (what.gfn, what.level)
             case MmioMarked(), Marks():
                 return (seen.gfn, seen.generation) == (what.gfn, what.generation)
         return False

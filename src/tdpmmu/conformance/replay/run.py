@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tdpmmu.arch.spte import spte_format
 from tdpmmu.conformance.replay.replay import Replay
-from tdpmmu.conformance.replay.result import Result
+from tdpmmu.conformance.replay.result import Result, count
 from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.trace.detect import Detector
 from tdpmmu.trace.fields import SpteChange, parse_fields
-from tdpmmu.trace.records import Record, Trace, TraceError
+from tdpmmu.trace.records import Lost, Record, Trace, TraceError
 from tdpmmu.versions.registry import apply, kernel_class
+
+
+def only(records: list[Record | Lost]) -> Iterator[Record]:
+    """Without what was lost."""
+    return (record for record in records if isinstance(record, Record))
 
 
 def replay_trace(
@@ -42,16 +48,18 @@ def replay_trace(
                 )
             if detector.done:
                 break
-    if not seen:
+    if not seen and not any(record.event == "kvm_mmu_set_spte" for record in only(records)):
         raise TraceError(
             f"{reader.name}: line {reader.line}: the trace ends without a "
-            "kvm_tdp_mmu_spte_changed; expected that event (is it enabled, and the TDP MMU on?)"
+            "kvm_tdp_mmu_spte_changed or kvm_mmu_set_spte; expected one of them (are they enabled?)"
         )
     cls = kernel_class(kernel or detector.format.kernel)
     fmt = spte_format(detector.format.name, cls.spte_kernel)
-    found = Threads(reader, fmt)
+    found = Threads(reader, fmt, legacy=not seen)
     found.feed(records)
-    result = Result(reader.name, cls.version, fmt.name, detected=kernel is None)
+    result = Result(reader.name, cls.version, fmt.name, detected=kernel is None and seen)
+    if not seen and not (kernel and format_name):
+        count(result.inferred, "format and kernel, which SPTEs of shadow pages do not tell")
     for lost in found.lost:
         result.doubts.append((lost.line, f"CPU {lost.cpu} lost events here"))
     Replay(found, fmt, apply(cls, *patches), result, recovery_ratio).run()

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from tdpmmu.conformance.replay.calls import Armed, MmioMarked, Seen
-from tdpmmu.conformance.replay.inputs import Arms, Changed, Fixed, Requested, What
+from tdpmmu.conformance.replay.calls import Armed, MmioMarked, PageGot, PageZap, Seen
+from tdpmmu.conformance.replay.inputs import (
+    Arms,
+    Changed,
+    Fixed,
+    Gets,
+    Requested,
+    Sets,
+    What,
+    Zaps,
+)
 from tdpmmu.conformance.replay.names import Names
-from tdpmmu.trace.fields import FastPageFault, SpteChange
+from tdpmmu.trace.fields import FastPageFault, SetSpte, SpteChange
 
 
 def show(seen: Seen, names: Names) -> str:
@@ -21,6 +30,12 @@ def show(seen: Seen, names: Names) -> str:
         return f"arms {_gfns(seen.gfns)}"
     if isinstance(seen, MmioMarked):
         return f"marks gfn {seen.gfn:#x} as MMIO of generation {seen.generation:#x}"
+    if isinstance(seen, SetSpte):
+        return f"sets gfn {seen.gfn:#x} level {seen.level}: {seen.spte:#x}"
+    if isinstance(seen, PageGot):
+        return f"{_NEW[seen.new]} a page for gfn {seen.gfn:#x} level {seen.level}"
+    if isinstance(seen, PageZap):
+        return f"zaps the page of gfn {seen.gfn:#x} level {seen.level}"
     return f"asks for gfn {seen.gfn:#x} at level {seen.level}"
 
 
@@ -34,7 +49,16 @@ def show_model(what: What) -> str:
         return f"arms {_gfns(what.gfns)}"
     if isinstance(what, Requested):
         return f"asks for gfn {what.gfn:#x} at level {what.level}"
+    if isinstance(what, Sets):
+        return f"sets gfn {what.gfn:#x} level {what.level}: {what.spte:#x}"
+    if isinstance(what, Gets):
+        return f"{_NEW[what.new]} a page for gfn {what.gfn:#x} level {what.level}"
+    if isinstance(what, Zaps):
+        return f"zaps the page of gfn {what.gfn:#x} level {what.level}"
     return f"marks gfn {what.gfn:#x} as MMIO of generation {what.generation:#x}"
+
+
+_NEW = {True: "makes", False: "finds"}
 
 
 def value(found: Any) -> str:

@@ -12,12 +12,20 @@ import re
 from collections.abc import Iterable
 
 from tdpmmu.arch.spte import Access, SpteFormat
-from tdpmmu.conformance.replay.calls import Armed, Call, Kind, MmioMarked
+from tdpmmu.conformance.replay.calls import (
+    Armed,
+    Call,
+    Kind,
+    MmioMarked,
+    PageGot,
+    PageZap,
+)
 from tdpmmu.conformance.replay.publish import find_publications
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.trace.fields import (
     FastPageFault,
     PageFault,
+    PageInfo,
     Probe,
     SetSpte,
     SpteChange,
@@ -64,7 +72,9 @@ _MMIO = re.compile(r"sptep:\S+ gfn ([0-9a-f]+) access [0-9a-f]+ gen ([0-9a-f]+)"
 class Threads:
     """Feed it the records of a trace in their order; ``calls`` are then in order of their start."""
 
-    def __init__(self, reader: Trace, fmt: SpteFormat) -> None:
+    def __init__(self, reader: Trace, fmt: SpteFormat, *, legacy: bool = False) -> None:
+        """``legacy``: the trace is of shadow pages, and has no ``kvm_tdp_mmu_spte_changed``."""
+        self.legacy = legacy
         self.calls: list[Call] = []
         self.lost: list[Lost] = []
         self.root_level = 4
@@ -85,6 +95,16 @@ class Threads:
         for call in self._open.values():
             call.cut = not call.over
         self.published_early = find_publications(self.calls)
+        self._name_loads()
+
+    def _name_loads(self) -> None:
+        """Which vCPU loads a root: the one that its thread runs next."""
+        vcpus: dict[int, int] = {}
+        for call in reversed(self.calls):
+            if call.kind is Kind.FAULT:
+                vcpus[call.pid] = call.vcpu
+            elif call.kind is Kind.LOAD:
+                call.vcpu = vcpus.get(call.pid, 0)
 
     def _take(self, record: Record) -> None:
         self._dispatch(record)
@@ -105,6 +125,9 @@ class Threads:
             self._fast(record)
         elif event == "kvm_mmu_set_spte":
             self._set_spte(record)
+        elif event in ("kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"):
+            if self.legacy:
+                self._page(record)
         elif event == "mark_mmio_spte":
             self._mmio(record)
         elif event == "kvm_mmu_zap_all_fast":
@@ -253,9 +276,27 @@ class Threads:
         fields = parse_fields(record, self._reader)
         assert isinstance(fields, SetSpte)
         call = self._open.get(record.pid)
-        if call is not None and call.kind is Kind.FAULT:
+        if call is None or call.kind is not Kind.FAULT:
+            return
+        if call.leaf is None:
             call.leaf = fields.spte
+        if self.legacy:
+            call.see(record.line, fields)
+        else:
             call.over = True
+
+    def _page(self, record: Record) -> None:
+        """A shadow page is found, made or zapped."""
+        page = parse_fields(record, self._reader)
+        assert isinstance(page, PageInfo)
+        if record.event == "kvm_mmu_prepare_zap_page":
+            self._current(record).see(record.line, PageZap(page.gfn, page.level))
+            return
+        call = self._open.get(record.pid)
+        if call is None or call.requested is None:
+            call = self._start(Kind.LOAD, record)
+            call.over = True
+        call.see(record.line, PageGot(page.gfn, page.level, record.text.endswith("new")))
 
     def _mmio(self, record: Record) -> None:
         match = _MMIO.match(record.text)

@@ -14,7 +14,7 @@ SPLIT = "children of split huge pages"
 FREEZE = "present to frozen, until TLBs are flushed"
 THAW = "frozen to non-present"
 FIXED = "write access given back, which fast_page_fault traces"
-OTHER = "others"
+OTHER = "others, of which no event tells old and new value"
 
 
 class Untraced:

@@ -11,6 +11,7 @@ from tdpmmu.arch.table import Pool, TablePage
 from tdpmmu.kernel.mm import HostMemory
 from tdpmmu.machine.state import Cell, Guard, Layout
 from tdpmmu.mmu.kvm import ByGfn, Config, Kvm, Memslot, Memslots
+from tdpmmu.mmu.roots import NO_TDP_MMU
 
 THREADS = 64
 """How many calls can be on their way at once."""
@@ -91,6 +92,7 @@ def make_vm(
             nx_huge_pages=nx_huge_pages,
             slots=slots,
             options=options,
+            shadow_pages=NO_TDP_MMU in options,
         )
     )
     memory = kvm.layout.memory()
