@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from tdpmmu.cli import forms
 from tdpmmu.cli.errors import UsageError
-from tdpmmu.cli.explain import read_token, scene_of, told
+from tdpmmu.cli.explain import read_token
 from tdpmmu.cli.main import app
 from tdpmmu.render.diagram import WIDTH, diagram
 from tdpmmu.render.lock_state import held_by, may_sleep
 from tdpmmu.render.reproducer import Plan, plan
+from tdpmmu.scenarios.showing import scene_of, told
 from tdpmmu.scenarios.token import Reproduction
 from tdpmmu.worlds.replay import Replay, cut
 

@@ -16,7 +16,6 @@ from walks import walk
 from tdpmmu.arch.hardware import AccessMemory
 from tdpmmu.arch.spte import Access
 from tdpmmu.arch.table import CmpXchgSpte, Header, WriteSpte
-from tdpmmu.cli.explain import scene_of
 from tdpmmu.cli.main import app
 from tdpmmu.events.records import PageLinked, SpteChanged
 from tdpmmu.machine.op import QUEUED, USED, Op, Step
@@ -30,6 +29,7 @@ from tdpmmu.render.x86 import X86
 from tdpmmu.scenarios.base import Built
 from tdpmmu.scenarios.nx_recovery import NxRecovery
 from tdpmmu.scenarios.script import Script
+from tdpmmu.scenarios.showing import scene_of
 from tdpmmu.scenarios.token import attach_all, decode, make, reproduce
 from tdpmmu.trace.fields import KNOWN_EVENTS, parse_fields
 from tdpmmu.trace.stats import TraceStats, trace_stats

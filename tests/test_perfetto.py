@@ -21,7 +21,6 @@ from test_ftrace import SCENARIOS, TRACES, built_for, token, written
 from typer.testing import CliRunner
 from walks import walk
 
-from tdpmmu.cli.explain import scene_of
 from tdpmmu.cli.main import app
 from tdpmmu.events import records as ev
 from tdpmmu.machine.op import Step
@@ -30,6 +29,7 @@ from tdpmmu.render.names import KernelNames
 from tdpmmu.render.pages import PageCounts
 from tdpmmu.render.perfetto import write_timeline
 from tdpmmu.scenarios.script import Script
+from tdpmmu.scenarios.showing import scene_of
 from tdpmmu.scenarios.token import Reproduction, decode, reproduce
 from tdpmmu.timeline.builder import Timeline
 from tdpmmu.trace.detect import Detector

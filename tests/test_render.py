@@ -20,7 +20,7 @@ from tdpmmu.arch.geometry import Geometry
 from tdpmmu.arch.hardware import Hardware
 from tdpmmu.arch.spte import spte_format
 from tdpmmu.cli.errors import UsageError
-from tdpmmu.cli.explain import read_token, scene_of, text_of, to_json, to_lines
+from tdpmmu.cli.explain import read_token, to_json
 from tdpmmu.cli.main import app
 from tdpmmu.events import records as events
 from tdpmmu.events.records import Event, HostPageReused, SpteChanged, TlbFilled
@@ -34,6 +34,7 @@ from tdpmmu.render.stale import moments
 from tdpmmu.render.story import Entry, story
 from tdpmmu.render.words import Words
 from tdpmmu.scenarios.nx_recovery import NxRecovery
+from tdpmmu.scenarios.showing import scene_of, text_of, to_lines
 from tdpmmu.scenarios.token import Reproduction, attach_all, decode, make, reproduce
 from tdpmmu.versions.registry import apply, kernel_class, patch_class
 from tdpmmu.worlds.explore.engine import Budget, Counterexample, explore
@@ -291,7 +292,8 @@ def samples() -> list[Event]:
         "str": "read",
         "bool": True,
         "tuple[str, ...]": ("SP1",),
-        "tuple[int, ...]": (1,),
+        "tuple[int, ...]": (1, 2),
+        "tuple[tuple[int, ...], ...]": ((1, 2),),
     }
     kinds = [one for one in vars(events).values() if isinstance(one, type)]
     return [

@@ -11,13 +11,12 @@ import pytest
 from test_render import found
 from typer.testing import CliRunner
 
-from tdpmmu.cli.explain import scene_of, told
 from tdpmmu.cli.main import app
-from tdpmmu.cli.report import report
 from tdpmmu.render.report import cpus
 from tdpmmu.render.report.page import page, strip
 from tdpmmu.render.report.run import PANELS, run_data
 from tdpmmu.render.report.tables import TableView
+from tdpmmu.scenarios.showing import report, scene_of, told
 from tdpmmu.scenarios.token import Reproduction
 
 RC4 = ["check", "nx-recovery", "--kernel", "5.12-rc4", "--legacy", "0"]

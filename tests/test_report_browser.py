@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from test_render import found
 
-from tdpmmu.cli.report import report
+from tdpmmu.scenarios.showing import report
 
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}

@@ -95,11 +95,10 @@ def _reference(one: str | type[Any]) -> str:
 
 def _problem(verdict: Verdict, wanted: tuple[str, ...]) -> str:
     """What is not as it should be, in a line."""
-    from tdpmmu.cli.check import asked
     from tdpmmu.scenarios.question import HOLDS
 
     violated = {found.prop for found in verdict.violations}
-    line = f"{asked(verdict.question)}: {verdict.sentence()}"
+    line = f"{verdict.question.title()}: {verdict.sentence()}"
     if wanted:
         missing = [prop for prop in wanted if prop not in violated]
         return f"{line}; expected: violated: {', '.join(missing)}" if missing else ""
@@ -107,7 +106,7 @@ def _problem(verdict: Verdict, wanted: tuple[str, ...]) -> str:
 
 
 def _told(verdict: Verdict) -> str:
-    from tdpmmu.cli.explain import text_of
+    from tdpmmu.scenarios.showing import text_of
 
     return "\n\n".join(
         f"{text_of(token, width=_WIDTH)}\n\nreplay with: tdpmmu explain {token}"

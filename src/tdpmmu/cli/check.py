@@ -262,33 +262,13 @@ def _unreduced(question: Question, verdict: Verdict) -> str:
     return f"{result.states:,}" if result.exhausted else f"more than {limit:,}"
 
 
-def asked(question: Question) -> str:
-    """What was asked: scenario, kernel and patches."""
-    what = " + ".join([question.kernel, *question.patches])
-    return f"{question.scenario_name or question.scenario.name} on {what}"
-
-
-def rests_on(verdict: Verdict) -> list[str]:
-    """What was searched, and what was assumed."""
-    from tdpmmu.scenarios.question import MEMORY_MODEL
-
-    result = verdict.exploration
-    flush = getattr(verdict.question.scenario, "flush", "bare-metal")
-    return [
-        f"{result.states:,} states, {result.transitions:,} turns, depth {result.depth}, "
-        f"{result.seconds:.1f} s; liveness {result.liveness}",
-        f"{MEMORY_MODEL}; {flush} flushes; vCPUs stay on their CPUs",
-        *(f"not relied on, since it is not kept to: {guard}" for guard in result.mistrusted),
-    ]
-
-
 def print_verdict(
     verdict: Verdict, stats: bool, unreduced: str | None, explain: bool, width: int
 ) -> None:
     """The verdict, what it rests on, and the interleavings."""
     result = verdict.exploration
-    print(f"{asked(verdict.question)}: {verdict.sentence()}")
-    for line in rests_on(verdict):
+    print(f"{verdict.question.title()}: {verdict.sentence()}")
+    for line in verdict.rests_on():
         print(f"  {line}")
     if stats:
         print(f"  shared states {result.shared:,}; positions {result.positions}")
@@ -298,7 +278,7 @@ def print_verdict(
     for found in verdict.violations:
         token = verdict.tokens[found.prop]
         if explain:
-            from tdpmmu.cli.explain import text_of
+            from tdpmmu.scenarios.showing import text_of
 
             print()
             print(text_of(token, width=width))

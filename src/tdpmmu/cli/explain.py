@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +13,7 @@ import typer
 from tdpmmu.cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from tdpmmu.render.interleaving import Scene
-    from tdpmmu.render.lines import Line
-    from tdpmmu.scenarios.token import Reproduction, Token
+    from tdpmmu.scenarios.token import Reproduction
 
 NARROWEST = 60
 
@@ -114,6 +111,7 @@ def explain(
     Exit codes: 0 replayed, 1 with --force: the violation does not come any more, 2 bad usage.
     """
     from tdpmmu.render.lines import show
+    from tdpmmu.scenarios.showing import to_lines
     from tdpmmu.scenarios.token import StaleToken, decode, reproduce
 
     if width < NARROWEST:
@@ -165,74 +163,14 @@ def _can_print(encoding: str | None) -> bool:
     return (encoding or "").lower().replace("-", "") == "utf8"
 
 
-def text_of(token: str, *, width: int = 80, ascii: bool = False) -> str:
-    """The interleaving of an encoded token as plain text."""
-    from tdpmmu.render.lines import plain
-    from tdpmmu.scenarios.token import decode, reproduce
-
-    return plain(to_lines(reproduce(decode(token)), width=width, ascii=ascii))
-
-
-def scene_of(done: Reproduction) -> Scene:
-    """What rendering needs to know of a run."""
-    from tdpmmu.render.interleaving import Scene
-
-    built = done.subject.built
-    return Scene(
-        built.kvm.hardware,
-        built.machine.layout,
-        [thread.name for thread in built.machine.threads],
-        done.subject.mmu_class,
-        facts(done),
-        done.waiting,
-        done.loop,
-        _end(done),
-    )
-
-
-def facts(done: Reproduction) -> list[str]:
-    """What was run: kernel, patches, scenario with its parameters, and how long it is."""
-    token = done.token
-    kernel = " with ".join(
-        [f"Linux {token.kernel}", ", ".join(token.patches)][: 1 + bool(token.patches)]
-    )
-    parameters = ", ".join(f"{name} {value}" for name, value in token.parameters)
-    switches = len({record.run for record in done.records}) - 1
-    return [
-        f"{kernel}; scenario {token.scenario}: {parameters}.",
-        f"{len(done.records)} operations, {max(switches, 0)} context switches.",
-    ]
-
-
-def _end(done: Reproduction) -> str:
-    if done.problem is not None:
-        return f"The schedule fits no longer: {done.problem}"
-    return "" if done.sentence else "The violation does not come any more."
-
-
-def to_lines(
-    done: Reproduction, *, width: int = 80, ascii: bool = False, every: bool = False
-) -> list[Line]:
-    """The interleaving for a terminal or a mail."""
-    from tdpmmu.render.interleaving import lines
-
-    return lines(done.records, told(done), scene_of(done), width=width, ascii=ascii, every=every)
-
-
-def told(done: Reproduction) -> Token:
-    """The token with what the replay says of its violation."""
-    if done.sentence is None:
-        return replace(done.token, kind="not reproduced")
-    return replace(done.token, sentence=done.sentence)
-
-
 def write_ftrace(done: Reproduction, path: str) -> None:
     """The run as the text of tracefs."""
     from tdpmmu.cli.output import whole_file
     from tdpmmu.render.ftrace import ftrace
+    from tdpmmu.scenarios.showing import end_of, facts, scene_of
 
     token = done.token
-    verdict = f"{token.kind.upper()} {token.prop}" if done.sentence else _end(done)
+    verdict = f"{token.kind.upper()} {token.prop}" if done.sentence else end_of(done)
     comments = [*facts(done), f"Replay it: tdpmmu explain {token.encode()}"]
     text = ftrace(done.records, scene_of(done), comments, verdict)
     with whole_file(path) as file:
@@ -243,6 +181,7 @@ def write_perfetto(done: Reproduction, path: str) -> None:
     """The run as a timeline for the Perfetto UI."""
     from tdpmmu.cli.output import whole_file
     from tdpmmu.render.perfetto import write_timeline
+    from tdpmmu.scenarios.showing import scene_of, told
     from tdpmmu.timeline.builder import PerfettoMissing
 
     token = done.token
@@ -256,15 +195,16 @@ def write_perfetto(done: Reproduction, path: str) -> None:
 
 def write_html(done: Reproduction, path: str) -> None:
     """The run as a page for a browser."""
-    from tdpmmu.cli.report import write_report
+    from tdpmmu.cli.report import write_run
 
-    write_report(path, [done])
+    write_run(path, done)
 
 
 def write_diagram(done: Reproduction, path: str) -> None:
     """The run as a sequence diagram."""
     from tdpmmu.cli.output import whole_file
     from tdpmmu.render.diagram import diagram
+    from tdpmmu.scenarios.showing import scene_of, told
 
     text = diagram(done.records, told(done), scene_of(done))
     with whole_file(path) as file:
@@ -274,6 +214,7 @@ def write_diagram(done: Reproduction, path: str) -> None:
 def to_json(done: Reproduction) -> dict[str, Any]:
     """The token's content and every operation as plain data."""
     from tdpmmu.render.steps import steps
+    from tdpmmu.scenarios.showing import scene_of
 
     token = done.token
     return {

@@ -13,8 +13,8 @@ _TOKEN_INDENT = "  "
 
 def mail(done: Reproduction) -> str:
     """The interleaving in 72 columns of ASCII, with a token that survives being sent."""
-    from tdpmmu.cli.explain import to_lines
     from tdpmmu.render.lines import plain
+    from tdpmmu.scenarios.showing import to_lines
 
     token = done.token.encode()
     room = MAIL_WIDTH - len(_TOKEN_INDENT)
@@ -33,11 +33,11 @@ def mail(done: Reproduction) -> str:
 
 def markdown(done: Reproduction) -> str:
     """The same for where Markdown is read."""
-    from tdpmmu.cli.explain import facts, scene_of, to_lines, told
     from tdpmmu.properties.catalogue import meaning
     from tdpmmu.render.interleaving import causes
     from tdpmmu.render.lines import plain
     from tdpmmu.render.stale import moments
+    from tdpmmu.scenarios.showing import facts, scene_of, to_lines, told
 
     said = told(done)
     scene = scene_of(done)
@@ -63,7 +63,7 @@ def markdown(done: Reproduction) -> str:
 
 def _heading(done: Reproduction) -> int:
     """How many lines of the interleaving the list above it has said already."""
-    from tdpmmu.cli.explain import to_lines
+    from tdpmmu.scenarios.showing import to_lines
 
     texts = ["".join(text for text, _ in line) for line in to_lines(done)]
     return texts.index("At the start:") if "At the start:" in texts else 0
@@ -78,8 +78,8 @@ def escaped(text: str) -> str:
 
 def reproducer(done: Reproduction, width: int) -> str:
     """Where to put delays into a kernel."""
-    from tdpmmu.cli.explain import scene_of, told
     from tdpmmu.render.reproducer import reproducer as text_of_plan
+    from tdpmmu.scenarios.showing import scene_of, told
     from tdpmmu.worlds.replay import Replay, cut
 
     run = Replay(done.subject.built.machine, cut(done.token.schedule, len(done.records)))

@@ -149,7 +149,7 @@ def _print(chosen: tuple[Any, ...], answers: list[Answer], *, whole: bool) -> No
 
 
 def _explain(name: str, budget: Any, width: int) -> int:
-    from tdpmmu.cli.explain import text_of
+    from tdpmmu.scenarios.showing import text_of
     from tdpmmu.scenarios.zoo import entry
     from tdpmmu.scenarios.zoo.run import BUG, explore_side
 

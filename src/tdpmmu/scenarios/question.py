@@ -41,6 +41,11 @@ class Question:
         self.attach(built, self.mmu_class)
         return built
 
+    def title(self) -> str:
+        """Scenario, kernel and patches in a line."""
+        what = " + ".join([self.kernel, *self.patches])
+        return f"{self.scenario_name or self.scenario.name} on {what}"
+
     def attach(self, built: Built, mmu_class: type[Any]) -> None:
         """Let those properties watch a machine."""
         attach(
@@ -78,6 +83,23 @@ class Verdict:
         if self.status == VACUOUS:
             return f"vacuous: nothing is violated, but it never happens that {result.unseen[0]}"
         return f"nothing found within the budget: {result.stopped}"
+
+    def rests_on(self) -> list[str]:
+        """What was searched, and what was assumed."""
+        result = self.exploration
+        flush = getattr(self.question.scenario, "flush", "bare-metal")
+        return [
+            f"{result.states:,} states, {result.transitions:,} turns, depth {result.depth}, "
+            f"{result.seconds:.1f} s; liveness {result.liveness}",
+            f"{MEMORY_MODEL}; {flush} flushes; vCPUs stay on their CPUs",
+            *(f"not relied on, since it is not kept to: {guard}" for guard in result.mistrusted),
+        ]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the page that ``--html`` writes."""
+        from tdpmmu.scenarios.showing import framed, verdict_report
+
+        return framed(verdict_report(self))
 
 
 def ask(

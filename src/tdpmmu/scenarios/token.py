@@ -360,6 +360,12 @@ class Reproduction:
     waiting: tuple[tuple[int, str], ...] = ()
     loop: int | None = None
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the page that ``--html`` writes."""
+        from tdpmmu.scenarios.showing import framed, report
+
+        return framed(report([self]))
+
 
 def reproduce(token: Token, attach: Attach = attach_all, *, force: bool = False) -> Reproduction:
     """Run a token; StaleToken if the code is not what it was, unless ``force`` is given.
