@@ -8,7 +8,9 @@ is refused with an error of one line, or verified; what comes of it is counted.
 
 Targeted damage is done to the whole traces, wherever it is possible: a flush is dropped that is the
 only one between a worker's zap and the free of the table; a table's free is moved before its flush,
-and before its unlinking.  Which flushes are the only ones is found out from the text alone.
+and before its unlinking.  Which flushes are the only ones is found out from the text alone.  A free
+before the unlinking cannot always be told: another table's free at the same address, used again,
+passes for it.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from tdpmmu.trace.verify.verifier import verify
 TRACES = Path(__file__).parents[1] / "tests" / "data" / "traces"
 TDP = ("6.1-tdp1", "6.12-tdp1")
 MOST_LINES = 3000
+UNSURE = "freed before its unlinking"
 SECONDS = 20
 """A trace that takes longer hangs."""
 
@@ -238,12 +241,11 @@ def targeted(name: str) -> bool:
             dropped.add(flush)
             attempt("the only flush dropped", without(lines, flush), "freed-table", "flush-owed")
         attempt("freed before its flush", moved(lines, free, flush), "freed-table")
-        attempt(
-            "freed before its unlinking", moved(lines, free, zap), "page-accounting", "freed-table"
-        )
+        attempt(UNSURE, moved(lines, free, zap), "page-accounting")
     for what in tried:
         print(f"{name:<10} {what:<28} {noticed[what]:>3} of {tried[what]} noticed")
-    return noticed == tried
+    sure = [what for what in tried if what != UNSURE]
+    return all(noticed[what] == tried[what] for what in sure) and noticed[UNSURE] > 0
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import io
 import json
 import lzma
@@ -158,6 +159,54 @@ def test_a_leaf_left_when_the_vm_is_gone(name: str) -> None:
         assert broken([*lines[:zap], *lines[zap + 1 :]]) == {"leak"}
     else:  # the whole table goes at once: what it does not report is counted as damage
         assert check([*lines[:zap], *lines[zap + 1 :]]).violations[0].prop == "leak"
+
+
+def second_vm(lines: list[str], delay: float) -> list[str]:
+    """The same run in another VM: other threads, CPUs, pointers and frames, and later."""
+
+    def head(match: re.Match[str]) -> str:
+        pid, cpu, time = int(match[2]), int(match[4]) + 2, float(match[6]) + delay
+        return f"{match[1]}-{pid and pid + 1000}{match[3]}{cpu:03}{match[5]}{time:.6f}: "
+
+    def spte(match: re.Match[str]) -> str:
+        value = int(match[2], 16)
+        return f"{match[1]}{value ^ (1 << 37 if value & 1 << 11 else 0):x}"
+
+    def pointer(match: re.Match[str]) -> str:
+        return f"{match[1]}{int(match[2], 16) ^ 1 << 30:x}"
+
+    found = []
+    for line in lines:
+        line = re.sub(r"^(.{,40}?)-(\d+)(\s+\[)(\d+)(\] \S+ +)([\d.]+): ", head, line, count=1)
+        line = re.sub(r"((?:kvm|sp|head|root)=0x)([0-9a-f]+)", pointer, line)
+        found.append(re.sub(r"((?:old|new)_spte )([0-9a-f]+)", spte, line))
+    return found
+
+
+def merged(*traces: list[str]) -> list[str]:
+    def time(line: str) -> float:
+        return float(re.search(r"\] \S+ +([\d.]+): ", line)[1])  # type: ignore[index]
+
+    return list(heapq.merge(*traces, key=time))
+
+
+@pytest.mark.parametrize(("name", "delay"), [("6.1-tdp1", 0.3), ("6.12-tdp1", 0.003)])
+def test_two_vms(name: str, delay: float) -> None:
+    lines = list(lines_of(name))
+    both = merged(lines, second_vm(lines, delay))
+    result = check(both)
+    assert (result.vms, result.roots) == (2, 2)
+    assert (result.ambiguous, result.problems, result.violations) == (0, [], [])
+    assert {one.prop: one.judged for one in result.checked}["leak"] == 2
+    without_probes = check([line for line in both if not re.search(r": \(\w+\+0x", line)])
+    assert (without_probes.problems, without_probes.violations) == ([], [])
+
+
+def test_a_flush_of_another_vm_is_not_enough() -> None:
+    lines = list(lines_of("6.12-tdp1"))
+    _, flush = next(rounds(lines))
+    damaged = merged([*lines[:flush], *lines[flush + 2 :]], second_vm(lines, 0.003))
+    assert broken(damaged) == {"flush-owed", "freed-table"}
 
 
 def changed(line: str, **values: int) -> str:

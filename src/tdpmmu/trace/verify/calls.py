@@ -74,6 +74,8 @@ class Calls:
             elif name == "kvm_tdp_mmu_zap_all" and thread.torn is None:
                 thread.torn = record
         elif name in FLUSH_ALL:
+            if kvm is None and name in facts.probed:
+                return  # the function tracer's line for the same call
             if thread.kvm is None and thread.unmap is None:
                 thread.kvm = kvm
             self._flushes.flushed(thread, kvm)

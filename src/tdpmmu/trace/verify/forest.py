@@ -155,7 +155,9 @@ class Forest:
                 table.removed_to = index
             else:
                 self.finish_removal(thread)
-        table.entries[index] = new
+        # Of a live table only its freezer sees a frozen entry, and clears it without an event.
+        frozen = new == self.fmt.removed and not removal
+        table.entries[index] = self.fmt.nonpresent if frozen else new
         if kind.leaves:
             self.pages[level] += kind.leaves
         root = table.root
@@ -176,10 +178,18 @@ class Forest:
                 self.unreported += sum(map(self.fmt.is_shadow_present, table.entries))
         thread.removed = []
 
-    def leaf_within(self, start: int, end: int) -> tuple[int, int] | None:
-        """The gfn and level of a leaf in ``[start, end)`` in any root, if there is one."""
+    def roots_of(self, kvm: int | None) -> list[Root] | None:
+        """The roots of one VM; None if the trace does not tell them from others."""
+        roots = [root for roots in self.roots.values() for root in roots]
+        if not self.several:
+            return roots
+        known = kvm is not None and all(root.kvm is not None or not root.children for root in roots)
+        return [root for root in roots if root.kvm == kvm] if known else None
+
+    def leaf_within(self, roots: list[Root], start: int, end: int) -> tuple[int, int] | None:
+        """The gfn and level of a leaf in ``[start, end)`` below these roots, if there is one."""
         fmt = self.fmt
-        todo: list[Node] = [root for roots in self.roots.values() for root in roots]
+        todo: list[Node] = [*roots]
         while todo:
             table = todo.pop()
             size = 9 * (table.level - 1)
@@ -203,6 +213,11 @@ class Forest:
                     return table
         return None
 
+    @property
+    def end(self) -> int:
+        """The first gfn that no root can map."""
+        return 1 << 9 * self._level
+
     def _same(self, rebuilt: int, old: int) -> bool:
         """Equal, or different only in what changes without an event."""
         difference = rebuilt ^ old
@@ -210,7 +225,7 @@ class Forest:
             return True
         fmt = self.fmt
         if not (fmt.is_shadow_present(rebuilt) and fmt.is_shadow_present(old)):
-            return rebuilt == fmt.removed and old == fmt.nonpresent
+            return False
         allowed = self._volatile
         if rebuilt & old & fmt.mmu_writable:
             allowed |= PT_WRITABLE_MASK

@@ -106,15 +106,19 @@ class Pages:
         """``kvm_tdp_mmu_zap_all`` is over: nothing may be mapped."""
         begin = thread.torn
         thread.torn = None
-        if begin is None or not self.exact or self._forest.several:
+        forest = self._forest
+        roots = forest.roots_of(thread.kvm)
+        if begin is None or not self.exact or roots is None:
             return
         self.torn += 1
-        pages = self._forest.pages
-        left = [f"{pages[i + 1]} {name}" for i, name in enumerate(_SIZES) if pages[i + 1]]
+        left = [f"{forest.pages[i + 1]} {name}" for i, name in enumerate(_SIZES)]
+        left = [] if forest.several else [one for one in left if not one.startswith("0 ")]
+        if not left and (leaf := forest.leaf_within(roots, 0, forest.end)) is not None:
+            left = [f"gfn {leaf[0]:#x} at level {leaf[1]}"]
         if left:
             self._findings.violated(
                 Leak.name,
-                f"the VM has been torn down, but {' and '.join(left)} pages are still mapped",
+                f"the VM has been torn down, but {' and '.join(left)} still mapped",
                 (begin, record),
             )
 
@@ -124,10 +128,11 @@ class Pages:
             return
         begin, start, end = thread.unmap
         thread.unmap = None
-        if not self.exact or self._forest.several or len(self._forest.roots) > 1:
+        roots = self._forest.roots_of(thread.kvm)
+        if not self.exact or roots is None or len({root.as_id for root in roots}) > 1:
             return
         self.unmaps += 1
-        left = self._forest.leaf_within(start, end)
+        left = self._forest.leaf_within(roots, start, end)
         if left is not None:
             self._findings.violated(
                 Leftover.name,
@@ -135,6 +140,17 @@ class Pages:
                 f"at level {left[1]}",
                 (begin, record),
             )
+
+    def finish(self) -> None:
+        """The trace is over: if as many tables were freed as unlinked, all of them were."""
+        if self.exact and self._by_probe >= self._gone():
+            for sp, unlinked in self._waiting.items():
+                self._findings.violated(
+                    ACCOUNTING,
+                    f"the table of sp {sp:#x} is not freed after it was unlinked, though as many "
+                    "tables were freed as unlinked",
+                    (unlinked.record,),
+                )
 
     def lost(self) -> None:
         """Something may be missing from here on."""

@@ -160,6 +160,7 @@ class Verifier:
         for thread in self._threads.values():
             self._forest.finish_removal(thread)
         self._huge.finish()
+        self._pages.finish()
         reader, facts, forest, flushes = self._reader, self._facts, self._forest, self._flushes
         facts.lost = facts.lost or bool(reader.overwritten)
         for line, what in reader.doubts:
