@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab_tools import kernel_or_skip
 from typer.testing import CliRunner
 
 from tdpmmu.cli.errors import UsageError
@@ -26,6 +27,7 @@ from tdpmmu.lab.cases import Case, random_case
 from tdpmmu.lab.checks import CHECKS, Outcome, replay, run_checks, statistics, verify
 from tdpmmu.lab.cpio import CpioWriter
 from tdpmmu.lab.errors import LabError, need
+from tdpmmu.lab.from_script import translate
 from tdpmmu.lab.fuzz import Fuzzer
 from tdpmmu.lab.initramfs import Job, job
 from tdpmmu.lab.kernels import Kernel, find_kernel
@@ -33,6 +35,8 @@ from tdpmmu.lab.modules import decompress, depends
 from tdpmmu.lab.shrink import shrink
 from tdpmmu.lab.steps import KINDS, describe, driver_program, parse
 from tdpmmu.lab.vm import VmSetup
+from tdpmmu.scenarios.script import Script
+from tdpmmu.versions.registry import kernel_class
 
 TWO = VmSetup(vcpus=2, blocks=8)
 
@@ -306,25 +310,41 @@ def test_fuzzing_keeps_and_shrinks_divergences(
     assert ran
 
 
+SCRIPT = "vcpu0: w0 wx2-3; vcpu1: r1; ioctl: log-on:0 get-log:0; host: unmap:1 recover"
+
+
+def test_a_script_of_the_model_as_steps() -> None:
+    made = translate(SCRIPT, "w0 x2")
+    assert made.steps == (
+        "w:1.0 x:2.0 w:1.0& r@1:1.1& dlog+ dontneed:1.1 w:2.0& getlog sleep:300 stop"
+    )
+    assert (made.vcpus, made.blocks) == (2, 2)
+    parse(made.steps, VmSetup(vcpus=2, blocks=2))
+    assert translate("vcpu0: w7\nhost: slot-delete:0/6 slot-create:0/0-7", fanout=4).steps == (
+        "w:2.3& slot- slot+ stop"
+    )
+    Script(threads=SCRIPT, setup="w0 x2").build(kernel_class("6.12"))  # and in the model's world
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("vcpu0: w0; host: zap-range:0-1", "step zap-range:0-1: a real run cannot do that"),
+        ("smm0: w0", "thread smm0: the lab has no SMM"),
+        ("shadow0: w0", "thread shadow0: the lab has no SMM and no nested guests"),
+        ("host: unmap:1/0x", "step unmap:1/0x: "),
+        ("host: unmap:one", "step unmap:one: 'one' is no gfn"),
+        ("vcpu0 w0", "expected NAME: STEP STEP"),
+    ],
+)
+def test_scripts_that_no_real_run_can_do(script: str, complaint: str) -> None:
+    with pytest.raises(LabError) as error:
+        translate(script)
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 # --- real runs ------------------------------------------------------------------------------------
-
-PACKAGES = ("qemu-system-x86", "busybox-static", "gcc", "libc6-dev")
-TOOLS = ("qemu-system-x86_64", "busybox", "gcc")
-
-
-@pytest.fixture(scope="session")
-def lab_tools() -> None:
-    """What the lab needs; on a Debian machine root gets it installed."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        pytest.skip("the lab gets its kernels with apt-get, which is not here")
-    if all(shutil.which(tool) for tool in TOOLS):
-        return
-    if os.geteuid() != 0:
-        pytest.skip(f"not installed, and only root can: {' '.join(PACKAGES)}")
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        if subprocess.run(["apt-get", "-q", *command], check=False).returncode:
-            pytest.skip(f"apt-get {command[0]} failed")
-
 
 PLAIN = "w x:1-4 w sleep:300 w r dontneed:2-3 w:1-4 x:6 sleep:300"
 STEPS = (
@@ -335,13 +355,9 @@ STEPS = (
 
 
 @pytest.mark.parametrize("version", kernels.KERNELS)
-@pytest.mark.usefixtures("lab_tools")
 def test_a_real_kernel(version: str, tmp_path: Path) -> None:
     """Two lists in one boot: one that all checks are good for, one with everything in it."""
-    try:
-        kernel = find_kernel(version)
-    except LabError as error:
-        pytest.skip(str(error))
+    kernel = kernel_or_skip(version)
     jobs = [job(VmSetup(blocks=8), PLAIN), job(VmSetup(vcpus=2, blocks=8), STEPS)]
     plain, recording = boot(kernel, jobs, tmp_path / "out", 120)
     outcomes = run_checks(plain)

@@ -61,6 +61,12 @@ def run(
     step_list: Annotated[
         str, typer.Option("--steps", help="What to do; tdpmmu lab steps explains.")
     ] = DEFAULT_STEPS,
+    script: Annotated[
+        str | None,
+        typer.Option(help="In place of steps: threads of the scenario script, or a file of them."),
+    ] = None,
+    script_setup: Annotated[str, typer.Option(help="The script's setup.")] = "",
+    fanout: Annotated[int, typer.Option(help="The script's entries in each page table.")] = 2,
     blocks: BlocksOption = 31,
     backing: BackingOption = "thp",
     guest: GuestOption = "",
@@ -84,6 +90,7 @@ def run(
     from tdpmmu.lab.boot import boot
     from tdpmmu.lab.checks import run_checks
     from tdpmmu.lab.errors import LabError
+    from tdpmmu.lab.from_script import translate
     from tdpmmu.lab.initramfs import job
     from tdpmmu.lab.kernels import find_kernel
     from tdpmmu.lab.vm import VmSetup
@@ -96,6 +103,10 @@ def run(
             print(f"{time.monotonic() - started:6.1f} s  guest: {line}", flush=True)
 
     try:
+        if script is not None:
+            made = translate(_text(script), script_setup, fanout)
+            step_list, vcpus = made.steps, max(vcpus, made.vcpus)
+            heard(f"does {step_list}")
         setup = VmSetup(mmu, vcpus, blocks, backing, guest)
         jobs = [job(setup, step_list)]
         found = find_kernel(kernel, package)
@@ -179,6 +190,14 @@ def fuzz(
         print(f"{check}: {good[check]} of {good[check] + bad[check]} good")
     if divergences:
         raise typer.Exit(1)
+
+
+def _text(script: str) -> str:
+    """A script, or the text of the file that it names; ``#`` begins a comment there."""
+    if not Path(script).is_file():
+        return script
+    lines = Path(script).read_text("utf-8", "replace").splitlines()
+    return "\n".join(line.partition("#")[0] for line in lines)
 
 
 def make_room(directory: Path) -> None:

@@ -14,6 +14,7 @@ from tdpmmu.cli.entry import main
 from tdpmmu.cli.explain import explain
 from tdpmmu.cli.kernels import kernels
 from tdpmmu.cli.lab import lab_app
+from tdpmmu.cli.record import record
 from tdpmmu.cli.trace import trace_app
 from tdpmmu.cli.zoo import zoo
 
@@ -32,6 +33,7 @@ app.command(short_help="List the kernels and patches.")(kernels)
 app.command(short_help="Real upstream bugs: find each, hold its fix clean.")(zoo)
 app.command(short_help="Take each TLB flush away: was it needed?")(flushes)
 app.command(short_help="The same for locks, RCU and zaps that may not yield.")(audit)
+app.command(short_help="Record this machine's KVM for the trace commands.")(record)
 app.add_typer(trace_app, name="trace", short_help="Read traces of real kernels.")
 app.add_typer(lab_app, name="lab", short_help="Boot real kernels and trace them.")
 

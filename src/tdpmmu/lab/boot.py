@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +61,12 @@ def boot(
     out: Path,
     timeout: float,
     heard: Callable[[str], None] = lambda line: None,
+    extra: Mapping[str, bytes] | None = None,
 ) -> list[Recording]:
     """Run jobs in one boot, each with a VM and a trace of its own, in ``out/0``, ``out/1``, ...
 
-    ``heard`` gets the guest's lines on its progress.  LabError if the guest did not come to its end
+    ``heard`` gets the guest's lines on its progress; ``extra`` are more files for the guest, as for
+    :func:`tdpmmu.lab.initramfs.write_initramfs`.  LabError if the guest did not come to its end
     within ``timeout`` seconds; its console is in ``out/console.txt`` then, too.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def boot(
     megabytes = 768 + 2 * max(job.setup.blocks for job in jobs) + 16 * len(jobs)
     with tempfile.TemporaryDirectory(prefix="tdpmmu-lab-") as scratch:
         initrd, disk = Path(scratch) / "initrd", Path(scratch) / "disk"
-        write_initramfs(initrd, kernel, jobs, driver)
+        write_initramfs(initrd, kernel, jobs, driver, extra)
         with disk.open("wb") as made:
             made.truncate(_DISK_BYTES)
         console = out / "console.txt"

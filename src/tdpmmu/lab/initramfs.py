@@ -69,9 +69,18 @@ def build_driver(cache: Path) -> bytes:
 
 
 def write_initramfs(
-    to: Path, kernel: Kernel, jobs: list[Job], driver: bytes, buffer_kb: int = 16384
+    to: Path,
+    kernel: Kernel,
+    jobs: list[Job],
+    driver: bytes,
+    extra: Mapping[str, bytes] | None = None,
+    buffer_kb: int = 16384,
 ) -> None:
-    """Write the archive; all jobs share the parameters that modules are loaded with."""
+    """Write the archive; all jobs share the parameters that modules are loaded with.
+
+    ``extra`` are more files for the guest, by their paths; one called ``lab/script`` is run by its
+    shell before the jobs.
+    """
     busybox = Path(need("busybox", "busybox-static"))
     loaded = jobs[0].setup.module_parameters()
     with to.open("wb") as out:
@@ -98,6 +107,8 @@ def write_initramfs(
             **_job_files(jobs),
         }.items():
             archive.file(f"lab/{name}", text.encode())
+        for name, content in (extra or {}).items():
+            archive.file(name, content, executable=True)
         archive.close()
 
 

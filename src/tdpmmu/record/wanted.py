@@ -139,6 +139,25 @@ PROBES = (
 """All probes; a kernel is given those whose functions it has."""
 
 
+_STRUCTURES = {
+    "sp": "kvm_mmu_page",
+    "old": "kvm_memory_slot",
+    "new": "kvm_memory_slot",
+    "slot": "kvm_memory_slot",
+}
+"""What parameters point to, by their names."""
+
+MEMBERS = tuple(
+    dict.fromkeys(
+        (_STRUCTURES[one.parameter], one.member)
+        for probe in PROBES
+        for one in probe.arguments
+        if one.member
+    )
+)
+"""Structures and members that probes look at; the names of members are distinct."""
+
+
 def kprobe(probe: Probe, offsets: Mapping[str, int]) -> str:
     """The probe for ``dynamic_events``, arguments by register (x86-64).
 

@@ -18,6 +18,7 @@
  * read-only, say) is noted in the log and the program goes on.
  *
  * usage: driver BLOCKS BACKING VCPUS LONG_MODE <program >log
+ * (TRACE_MARKER in the environment: where markers go)
  *
  * The VM: memslot 0 is the system block, GPA 0 to 2M, in 4K pages (code,
  * stacks, page tables).  Memslot 1 has BLOCKS blocks of 2M from GPA 2M on, the
@@ -555,7 +556,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "driver: 1 to 511 blocks and 1 to %d vCPUs\n", MAX_VCPUS);
 		return 2;
 	}
-	marker = open("/sys/kernel/tracing/trace_marker", O_WRONLY);
+	const char *path = getenv("TRACE_MARKER");
+	marker = open(path ? path : "/sys/kernel/tracing/trace_marker", O_WRONLY);
 	kvm = check(open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm");
 	vm = check(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
 	make_memory(argv[2]);

@@ -49,6 +49,10 @@ if [ -s /lab/functions ]; then
 fi
 say tracing
 
+if [ -f /lab/script ]; then
+	sh /lab/script >/out/script.txt 2>&1
+	say "script: $?"
+fi
 for job in $(cd /lab/jobs && ls | sort -n); do
 	mkdir -p /out/$job
 	while read -r parameter value; do
