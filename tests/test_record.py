@@ -192,17 +192,18 @@ def test_ends_at_a_signal_and_keeps_what_came_before(session: Session, which: in
 COMMAND = """
 import sys, encodings.ascii, encodings.latin_1
 import tdpmmu.record.btf, tdpmmu.record.recorder, tdpmmu.record.session
-from tdpmmu.cli.main import main
+from tdpmmu.cli.entry import main
 sys.argv = ["tdpmmu", "record", "--tracefs", "/nonexistent", "--duration", "0"]
 main()
 """
 SCRIPT = """
 export PYTHONHOME=/py
+MAIN='from tdpmmu.cli.entry import main; main()'
 T=/sys/kernel/tracing
 state() { { ls $T/instances; cat $T/dynamic_events; } >/out/$1.state; }
 start() {
 	name=$1; shift
-	python3 -m tdpmmu.cli.main record -o /out/$name.txt $* 2>/out/$name.err &
+	python3 -c "$MAIN" record -o /out/$name.txt $* 2>/out/$name.err &
 	pid=$!
 	n=0
 	until grep -q 'recording;' /out/$name.err || [ $((n = n + 1)) = 600 ]; do usleep 50000; done
@@ -224,7 +225,7 @@ finish whole INT
 MORE = """
 start term --no-functions
 finish term TERM
-python3 -c 'import os; os.setuid(1); from tdpmmu.cli.main import main; main()' \
+python3 -c "import os; os.setuid(1); $MAIN" \\
 	record -o /out/user.txt 2>/out/user.err
 echo $? >/out/user.status
 """

@@ -20,6 +20,7 @@ What does a real kernel do?
   tdpmmu trace verify t.dat               did it ever break a rule?
   tdpmmu trace replay t.dat               does the model do the same?
   tdpmmu trace convert t.dat --perfetto p look at it in the Perfetto UI
+  tdpmmu record -o t.txt                  trace the KVM of this machine
   tdpmmu lab run                          boot and trace a kernel, emulated
 
 tdpmmu kernels lists what is modelled; every command has --help with an example.

@@ -86,7 +86,7 @@ class _Translator:
 
     def page(self, text: str) -> str:
         """A gfn, maybe the first of several, maybe behind an address space."""
-        match = re.match(r"(?:0/)?(\d+)", text)
+        match = re.fullmatch(r"(?:0/)?(\d+)(?:-\d+)?", text)
         if match is None:
             raise ValueError(f"{text!r} is no gfn of address space 0")
         block, page = divmod(int(match[1]), self._fanout)
