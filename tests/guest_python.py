@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import marshal
 import os
-import re
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+
+from tdpmmu.lab.binaries import libraries
 
 DUMP = """
 import atexit, sys
@@ -38,8 +39,7 @@ def files_for(code: str) -> dict[str, bytes]:
     standard = Path(sysconfig.get_path("stdlib")).resolve()
     for path in (interpreter, *used):
         if path.suffix not in (".py", ".pyc"):
-            for library in re.findall(r"(/\S+) \(0x", _ldd(path)):
-                found[library.lstrip("/")] = Path(library).read_bytes()
+            found |= libraries(path)
     for path in used:
         resolved = path.resolve()
         if resolved.is_relative_to(standard) and "site-packages" not in resolved.parts:
@@ -52,10 +52,6 @@ def files_for(code: str) -> dict[str, bytes]:
         else:
             found[name] = path.read_bytes()
     return found
-
-
-def _ldd(path: Path) -> str:
-    return subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False).stdout
 
 
 def _compiled(path: Path) -> bytes:

@@ -77,6 +77,9 @@ def run(
         str | None, typer.Option(help="Another Debian kernel package than the newest.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds the guest may take.")] = 300,
+    dat: Annotated[
+        bool, typer.Option("--dat", help="Leave trace.dat, too (with this machine's trace-cmd).")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say what is wrong.")] = False,
 ) -> None:
     """Boot a kernel, do STEPS in a VM of its KVM, record that, and check the recording.
@@ -87,6 +90,7 @@ def run(
 
     Exit codes: 0 all checks are good, 1 one is not, 2 bad usage or no recording.
     """
+    from tdpmmu.lab.binaries import trace_cmd
     from tdpmmu.lab.boot import boot
     from tdpmmu.lab.checks import run_checks
     from tdpmmu.lab.errors import LabError
@@ -112,7 +116,8 @@ def run(
         found = find_kernel(kernel, package)
         heard(f"boots {found.package}")
         make_room(directory)
-        (recording,) = boot(found, jobs, directory, timeout, heard)
+        extra = trace_cmd() if dat else None
+        (recording,) = boot(found, jobs, directory, timeout, heard, extra)
     except LabError as error:
         raise UsageError(str(error)) from None
     except OSError as error:

@@ -164,8 +164,8 @@ def _trace_functions(session: Session) -> None:
         session.missing.append("function lines")
         return
     session.instance.write("set_ftrace_filter", " ".join(map(str, chosen)) + "\n")
-    traced = session.instance.read("set_ftrace_filter").split("\n")
-    if any(line and not pattern.fullmatch(line) for line in traced):
+    traced = session.instance.read("set_ftrace_filter").splitlines()
+    if len(traced) != len(chosen) or not all(map(pattern.fullmatch, traced)):
         raise RecordError("the list of functions changed meanwhile: a module was loaded; try again")
     session.instance.write("current_tracer", "function")
     session.functions = len(chosen)

@@ -62,8 +62,10 @@ class Tracefs:
             descriptor = os.open(self.path / name, flags)
         except OSError as error:
             raise self._wrong(name, error) from None
+        data = text.encode()
         try:
-            os.write(descriptor, text.encode())
+            while data:  # lists of functions are taken a word at a time
+                data = data[os.write(descriptor, data) :]
         except OSError as error:
             raise self._wrong(name, error) from None
         finally:

@@ -65,6 +65,9 @@ for job in $(cd /lab/jobs && ls | sort -n); do
 	usleep 100000	# RCU callbacks: tables are freed after the VM
 	echo 0 >$T/tracing_on
 	cat $T/trace >/out/$job/trace.txt
+	if [ -x /bin/trace-cmd ]; then
+		trace-cmd extract -o /out/$job/trace.dat >/out/$job/trace-cmd.txt 2>&1
+	fi
 	say "job $job: $(cat /out/$job/status)"
 done
 dmesg >/out/dmesg.txt
