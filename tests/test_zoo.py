@@ -15,6 +15,7 @@ import pytest
 import tdpmmu.mmu
 from tdpmmu.scenarios.token import decode, reproduce
 from tdpmmu.scenarios.zoo import entries, entry
+from tdpmmu.scenarios.zoo.coverage import ENOUGH, FEW, covered_by, harm_properties, table
 from tdpmmu.scenarios.zoo.entry import Entry, release
 from tdpmmu.scenarios.zoo.not_expressed import NOT_EXPRESSED
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, explore_side, sides
@@ -72,6 +73,17 @@ def test_no_layer_asks_for_the_version() -> None:
                 assert node.attr not in ("version", "spte_kernel"), f"{path}:{node.lineno}"
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert node.value not in KERNELS, f"{path}:{node.lineno}"
+
+
+def test_every_harm_has_two_bugs_or_a_reason() -> None:
+    for name, _ in harm_properties():
+        few = len(covered_by(name)) < ENOUGH
+        assert few == (name in FEW), f"{name}: {covered_by(name)}, reason: {FEW.get(name)}"
+    assert set(FEW) <= {name for name, _ in harm_properties()}
+
+
+def test_the_table_of_what_is_covered_is_in_the_docs() -> None:
+    assert table() in (Path(__file__).parents[1] / "docs" / "zoo.md").read_text()
 
 
 def test_releases_compare() -> None:

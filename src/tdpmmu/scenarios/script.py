@@ -47,7 +47,7 @@ from tdpmmu.scenarios.actions.dirty_log import SPLITS
 from tdpmmu.scenarios.base import Built, MmuClass
 from tdpmmu.scenarios.guest_tables import parse_root, parse_tables
 from tdpmmu.scenarios.nx_recovery import ThreadEnds, WarmTlb
-from tdpmmu.worlds.sequential import run
+from tdpmmu.worlds.sequential import Stuck, run
 
 _ACCESS = re.compile(r"([rwx]+)(\d+(?:-\d+)?)$")
 _VCPU = re.compile(r"(vcpu|smm|l2-|shadow)(\d+)$")
@@ -249,7 +249,13 @@ class _Builder:
             vcpu.guest_mode = program.guest_mode
             vcpu.paging = self.paging.get(program.vcpu)
         body = self.first_steps(kvm, self.mmu, len(threads), spaces, where)
-        state, self.prologue = run(body, kvm.layout.initial(), len(threads) + 1)
+        try:
+            state, self.prologue = run(body, kvm.layout.initial(), len(threads) + 1)
+        except Stuck as error:
+            raise ValueError(
+                f"setup {script.setup!r}: it has to {error}, and nobody else runs yet; "
+                "memslots change in threads only"
+            ) from None
         return state
 
     async def first_steps(
