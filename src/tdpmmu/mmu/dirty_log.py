@@ -12,6 +12,7 @@ from tdpmmu.events.records import (
     DirtyLogReturned,
     DirtyLogTaken,
     EmulatedWrite,
+    OutOfBounds,
     PageMarkedDirty,
 )
 from tdpmmu.machine.op import BOTH, NEITHER, Emit, Op, Read, Step
@@ -174,10 +175,14 @@ class DirtyLog(Collapse):
     async def protect_huge_pages(self, slot: Memslot, first: int, last: int, pool: int) -> None:
         """Nothing was protected as logging began: huge pages are split, or protected now."""
         if self.splits_eagerly():
-            await self.split_huge_pages(slot, first, last + 1, pool)
+            await self.split_huge_pages(slot, first, self.split_end(last), pool)
         await self.slot_gfn_write_protect(slot.as_id, first, 2)
         if self.crosses_huge_pages(first, last):
             await self.slot_gfn_write_protect(slot.as_id, last, 2)
+
+    def split_end(self, last: int) -> int:
+        """Where the range to split ends: after the last gfn."""
+        return last + 1
 
     def crosses_huge_pages(self, first: int, last: int) -> bool:
         """``ALIGN(start << PAGE_SHIFT, PMD_SIZE) != ALIGN(end << PAGE_SHIFT, PMD_SIZE)``.
@@ -224,14 +229,20 @@ class DirtyLog(Collapse):
         """64, but never more than a huge page has gfns."""
         return min(64, self.kvm.geometry.pages(2))
 
-    def words(self, slot: Memslot, gfns: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Gfns of a slot by word of its bitmap."""
+    def words(
+        self, slot: Memslot, gfns: tuple[int, ...]
+    ) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Gfns by word of a slot's bitmap, those beyond its end left out."""
         bits = self.bits_per_long()
-        words = (
-            tuple(gfn for gfn in gfns if base <= gfn < base + bits and slot.covers(gfn))
-            for base in range(slot.base_gfn, slot.base_gfn + slot.npages, bits)
+        indices = sorted({(gfn - slot.base_gfn) // bits for gfn in gfns})
+        return tuple(
+            (i, tuple(g for g in gfns if slot.covers(g) and (g - slot.base_gfn) // bits == i))
+            for i in indices
         )
-        return tuple(word for word in words if word)
+
+    def range_in_slot(self, slot: Memslot, gfns: tuple[int, ...]) -> bool:
+        """Whether what userspace wants cleared is all in the slot; else ``-EINVAL``."""
+        return all(slot.covers(gfn) for gfn in gfns)
 
     async def get_dirty_log(self, as_id: int, gfn: int, pool: int) -> None:
         """``kvm_get_dirty_log_protect``: take the bitmap, re-arm what it says, flush, return.
@@ -256,7 +267,8 @@ class DirtyLog(Collapse):
         await kvm.slots_lock.lock()
         slots = await Read(kvm.memslots[as_id])
         slot = slots.find(gfns[0])
-        if slot is not None and slot.log and self.use_dirty_bitmap():
+        logged = slot is not None and slot.log and self.use_dirty_bitmap()
+        if logged and self.range_in_slot(slot, gfns):
             await self.take_and_arm(slot, gfns, pool)
         await kvm.slots_lock.unlock()
 
@@ -265,7 +277,11 @@ class DirtyLog(Collapse):
         kvm = self.kvm
         flush = False
         await kvm.mmu_lock.write_lock()
-        for word in self.words(slot, gfns):
+        length = -(-slot.npages // self.bits_per_long())
+        for index, word in self.words(slot, gfns):
+            if index >= length:
+                await Emit(OutOfBounds("dirty_bitmap", index, length))
+                continue
             taken = await TakeDirtyBits(kvm.dirty_bitmap[slot.as_id], slot.as_id, word)
             if taken:
                 flush = True

@@ -99,23 +99,27 @@ class LogProtect(WriteTrack):
     ) -> None:
         """``wrprot_gfn_range`` and ``clear_dirty_gfn_range`` of one root; may yield."""
         kvm = self.kvm
-        spte = kvm.format
         shared = not await kvm.mmu_lock.held_for_write()
         end = slot.base_gfn + slot.npages
         await kvm.rcu.read_lock()
         it = TdpIter(kvm, root, slot.base_gfn, end, min_level=min_level)
         while await it.next_pte():
+            retried = False
             while True:
                 if await self.iter_cond_resched(it, False, shared):
                     break
-                if not spte.is_shadow_present(it.old_spte):
-                    break
-                if not spte.is_last(it.old_spte, it.level) or not it.old_spte & bits:
+                if not self.is_leaf_to_clear(it, retried) or not it.old_spte & bits:
                     break
                 if await self.set_spte_atomic(it, it.old_spte & ~bits):
                     break
                 it.old_spte = await self.reread(it)
+                retried = True
         await kvm.rcu.read_unlock()
+
+    def is_leaf_to_clear(self, it: TdpIter, retried: bool) -> bool:
+        """Looked at again after a lost cmpxchg."""
+        spte = self.kvm.format
+        return spte.is_shadow_present(it.old_spte) and spte.is_last(it.old_spte, it.level)
 
     # --- some gfns of a slot, under mmu_lock held for write -------------------------------------
 

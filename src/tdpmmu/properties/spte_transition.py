@@ -36,20 +36,22 @@ def illegal(spte_format: SpteFormat, level: int, old: int, new: int) -> str | No
         ):
             return None
         return "a non-present value is replaced by another one"
-    if not is_present or spte_format.pfn(old) == spte_format.pfn(new):
+    if not is_present or is_leaf != spte_format.is_last(old, level):
         return None
-    if spte_format.is_last(old, level):
+    if spte_format.pfn(old) != spte_format.pfn(new):
         if is_leaf:
             return "a present leaf is replaced by one for another pfn"
-    elif not is_leaf:
         return "a page table is replaced by another one"
+    if not is_leaf and (old ^ new) & ~spte_format.accessed:
+        return "an entry that points to a page table is changed in place"
     return None
 
 
 class SpteTransition(Property):
     """A present leaf takes another pfn, and a table another place, by way of non-present only.
 
-    And what is frozen is cleared by its freezer before anybody else changes it.
+    An entry that points to a table is never changed in place.  What is frozen is cleared by its
+    freezer before anybody else changes it.
     """
 
     name: ClassVar[str] = "spte-transition"

@@ -89,6 +89,10 @@ class Linux_6_1(Linux_5_13):
         """The module parameter ``eager_page_split``."""
         return NO_EAGER_PAGE_SPLIT not in self.kvm.config.options
 
+    def split_end(self, last: int) -> int:
+        """Up to 6.7 (1aa4bb916808) the last gfn is taken for the end."""
+        return last
+
     async def alloc_page_for_split(self, it: TdpIter, pool: int, shared: bool) -> TablePage:
         """``tdp_mmu_alloc_sp_for_split``: first without sleeping, so under the lock."""
         if await Choose("GFP_NOWAIT is enough", (True, False)):

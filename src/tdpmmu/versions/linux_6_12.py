@@ -45,6 +45,7 @@ class Linux_6_12(Linux_6_1):
         "0df9dab891ff invalidated roots are zapped by who invalidates them (6.6)",
         "the APIC access page is looked up as a page fault does it, and retried (6.3)",
         "roots are allocated and given up under mmu_lock for read (6.9)",
+        "1aa4bb916808 clearing the dirty log splits the last gfn's huge page, too (6.8)",
         "aca48556c592 a zapped SPTE is processed after its flush (6.10)",
         "cf3ff0ee24d6 tables for eager splitting are allocated outside of mmu_lock (6.11)",
         "roots are zapped 4K, 2M, 1G, root (6.12)",
@@ -70,6 +71,9 @@ class Linux_6_12(Linux_6_1):
 
     async def list_split_page(self, sp: TablePage, shared: bool) -> None:
         """There is no list of all TDP tables any more."""
+
+    def split_end(self, last: int) -> int:
+        return last + 1
 
     async def alloc_page_for_split(self, it: TdpIter, pool: int, shared: bool) -> TablePage:
         """cf3ff0ee24d6 (6.11): always outside of the lock."""

@@ -108,4 +108,20 @@ NOT_EXPRESSED: tuple[NotExpressed, ...] = (
         "6.10",
         "Only the time that others wait changes, and the model counts no time.",
     ),
+    NotExpressed(
+        "z69",
+        "KVM: fix KVM_CLEAR_DIRTY_LOG for memory slots of unaligned size",
+        "76d58e0f07ec",
+        "5.1",
+        "Made by the fix of z68: the end of such a slot cannot be cleared. It stays on record as "
+        "dirty, and a log that says too much breaks no property.",
+    ),
+    NotExpressed(
+        "z70",
+        "KVM: Use acquire/release semantics when accessing dirty ring GFN state",
+        "8929bc965964",
+        "6.1",
+        "Order of stores on weakly ordered CPUs. x86 has it anyway, and the model is sequentially "
+        "consistent.",
+    ),
 )
