@@ -73,10 +73,13 @@ class PerfReader(TraceReader):
     def _fields(self, event: str, text: str) -> Any:
         if text.startswith(_UNFORMATTED):
             found = {name: int(value, 0) for name, value in _FIELD.findall(text)}
-            names, make = BINDINGS.get(event, ((), None))
-            if make is not None and found.keys() >= set(names):
-                return make(tuple(found[name] for name in names))
-            return None
+            binding = BINDINGS.get(event)
+            if binding is None or not found.keys() >= set(binding.fields):
+                return None
+            for name, (low, high) in binding.limits.items():
+                if not low <= found[name] <= high:
+                    self.fail(f"{event}: expected {name} {low} to {high}; found {found[name]}")
+            return binding.make(tuple(found[name] for name in binding.fields))
         if match := _PROBE.match(text):
             arguments = probe_arguments(text[match.end() :])
             of = ProbeReturn if match[1] else Probe

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from tdpmmu.trace.dat.values import EventValues
 from tdpmmu.trace.fields import (
@@ -60,16 +60,38 @@ def _set_spte(values: tuple[int, ...]) -> SetSpte:
     return SetSpte(gfn, spte, reading, level, sptep)
 
 
-BINDINGS: dict[str, tuple[tuple[str, ...], Callable[[tuple[Any, ...]], Any]]] = {
-    "kvm_tdp_mmu_spte_changed": (
+class Binding(NamedTuple):
+    """``make`` makes an event's typed fields of these ``fields`` of its format.
+
+    ``limits`` are the least and the greatest value of some of them: others are damage.
+    """
+
+    fields: tuple[str, ...]
+    make: Callable[[tuple[Any, ...]], Any]
+    limits: dict[str, tuple[int, int]] = {}  # noqa: RUF012 - nobody changes it
+
+
+_LEVEL = {"level": (0, 9)}
+
+BINDINGS = {
+    "kvm_tdp_mmu_spte_changed": Binding(
         ("as_id", "gfn", "level", "old_spte", "new_spte"),
         partial(_new, SpteChange),
+        {"as_id": (0, 1), "level": (1, 5)},
     ),
-    "kvm_mmu_get_page": (("gfn", "role"), _page_info),
-    "kvm_mmu_prepare_zap_page": (("gfn", "role"), _page_info),
-    "kvm_page_fault": (("fault_address", "error_code"), partial(_new, PageFault)),
-    "kvm_mmu_spte_requested": (("gfn", "pfn", "level"), partial(_new, SpteRequested)),
-    "kvm_mmu_set_spte": (("gfn", "spte", "r", "x", "u", "level", "sptep"), _set_spte),
-    "kvm_mmu_split_huge_page": (("gfn", "spte", "level", "errno"), partial(_new, SplitHugePage)),
+    "kvm_mmu_get_page": Binding(("gfn", "role"), _page_info),
+    "kvm_mmu_prepare_zap_page": Binding(("gfn", "role"), _page_info),
+    "kvm_page_fault": Binding(("fault_address", "error_code"), partial(_new, PageFault)),
+    "kvm_mmu_spte_requested": Binding(
+        ("gfn", "pfn", "level"), partial(_new, SpteRequested), _LEVEL
+    ),
+    "kvm_mmu_set_spte": Binding(
+        ("gfn", "spte", "r", "x", "u", "level", "sptep"), _set_spte, _LEVEL
+    ),
+    "kvm_mmu_split_huge_page": Binding(
+        ("gfn", "spte", "level", "errno"),
+        partial(_new, SplitHugePage),
+        {**_LEVEL, "errno": (-4095, 4095)},
+    ),
 }
-"""By event: the fields of its format, and what makes its typed fields of them."""
+"""By event."""

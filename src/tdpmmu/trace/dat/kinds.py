@@ -18,7 +18,6 @@ from tdpmmu.trace.records import IN_INTERRUPT, UNKNOWN_DEPTH, Record, Trace
 _PRINT = "print"
 """ftrace's event for what is written to ``trace_marker``; text has the writing function's name."""
 
-_CONTEXT = {"common_flags", "common_preempt_count"}
 _INTERRUPT = 0x58
 """``TRACE_FLAG_HARDIRQ``, ``_SOFTIRQ`` and ``_NMI``."""
 
@@ -64,6 +63,9 @@ class Kinds:
         self.symbols = Symbols(found.kallsyms)
         common = formats.any_fields()
         self._type = common.get("common_type")
+        context = [common.get(name) for name in ("common_flags", "common_preempt_count")]
+        bytes_at = tuple(one.offset for one in context if one is not None and one.size == 1)
+        self._context = bytes_at if len(bytes_at) == 2 else None
 
     def chooser(self, names: Collection[str] | None) -> Callable[[int], Kind]:
         """How to read an event of some number, if only those of these names are wanted."""
@@ -85,9 +87,10 @@ class Kinds:
         name, fields = fmt.name, fmt.fields
         if fmt.system == "ftrace" and name == "function" and {"ip", "parent_ip"} <= set(fields):
             return Kind(name, (fields["ip"], fields["parent_ip"]), self._function_call)
-        wanted, make = BINDINGS.get(name, ((), None))
-        if make is not None and all(_plain(fields.get(one)) for one in wanted):
-            return Kind(name, tuple(fields[one] for one in wanted), make)
+        binding = BINDINGS.get(name)
+        if binding is not None and all(_plain(fields.get(one)) for one in binding.fields):
+            wanted = tuple(fields[one] for one in binding.fields)
+            return Kind(name, wanted, binding.make, limits=binding.limits)
         if name in KNOWN_EVENTS:
             return Kind(name, resolve=partial(self._by_text, name))
         for pointer, of in (("__probe_ip", Probe), ("__probe_func", ProbeReturn)):
@@ -137,12 +140,13 @@ class Kinds:
 
     def depth(self, page: Page, at: int) -> int:
         """``common_preempt_count``, unless ``common_flags`` tell of an interrupt."""
-        values = self._values(page, at)
-        if values is None or not values.format.fields.keys() >= _CONTEXT:
+        if self._context is None:
             return UNKNOWN_DEPTH
-        if values.number("common_flags") & _INTERRUPT:
+        flags, count = self._context
+        start = abs(at)
+        if page.data[start + flags] & _INTERRUPT:
             return IN_INTERRUPT
-        return values.number("common_preempt_count") & 15
+        return page.data[start + count] & 15
 
     def _values(self, page: Page, at: int) -> EventValues | None:
         data = page.data

@@ -22,23 +22,37 @@ class Kind(NamedTuple):
 
     Where that is not enough, ``resolve`` makes name and typed fields of the payload, which is in a
     page at some place; it may call what it is given to raise TraceError.  ``name`` is
-    :data:`SKIPPED` for events that nobody asked for.
+    :data:`SKIPPED` for events that nobody asked for.  ``limits`` are the least and the greatest
+    value of some fields.
     """
 
     name: str
     fields: tuple[Field, ...] = ()
     make: Callable[[tuple[Any, ...]], Any] | None = None
     resolve: Callable[[Any, int, Fail], tuple[str, Any]] | None = None
+    limits: dict[str, tuple[int, int]] = {}  # noqa: RUF012 - nobody changes it
 
 
 class Layout:
     """Entries of one kind and one ``size``, which includes the word that each begins with.
 
     ``struct`` unpacks one into ``width`` values: the word, the event's number, the pid, and the
-    kind's fields.  ``wanted`` are the places of the fields, ``pick`` gets them.
+    kind's fields.  ``wanted`` are the places of the fields, ``pick`` gets them.  ``limits`` are
+    (place, least, greatest, name) of fields that have them.
     """
 
-    __slots__ = ("_body", "_endian", "_many", "kind", "pick", "size", "struct", "wanted", "width")
+    __slots__ = (
+        "_body",
+        "_endian",
+        "_many",
+        "kind",
+        "limits",
+        "pick",
+        "size",
+        "struct",
+        "wanted",
+        "width",
+    )
 
     def __init__(self, kind: Kind, common: tuple[Field, Field], size: int, endian: str) -> None:
         body, places = body_of([*common, *kind.fields], size - 4)
@@ -48,6 +62,11 @@ class Layout:
         self.width = len(set(places)) + 1
         self.wanted = places[2:]
         self.pick = _picker(self.wanted)
+        self.limits = [
+            (place, *kind.limits[field.name], field.name)
+            for place, field in zip(self.wanted, kind.fields, strict=True)
+            if field.name in kind.limits
+        ]
         self._body = body
         self._endian = endian
         self._many: dict[int, struct.Struct] = {}
@@ -58,6 +77,13 @@ class Layout:
         if found is None:
             found = self._many[count] = struct.Struct(self._endian + self._body * count)
         return found
+
+    def check(self, values: tuple[Any, ...], fail: Fail) -> None:
+        """Call ``fail`` if a field of any entry in the flat ``values`` is beyond its limits."""
+        for place, low, high, name in self.limits:
+            for value in set(values[place :: self.width]):
+                if not low <= value <= high:
+                    fail(f"{self.kind.name}: expected {name} {low} to {high}; found {value}")
 
 
 def body_of(fields: list[Field], size: int = 0) -> tuple[str, list[int]]:

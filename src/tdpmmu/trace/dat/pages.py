@@ -15,7 +15,7 @@ from typing import Any
 
 from tdpmmu.trace.dat.cursor import Cursor
 from tdpmmu.trace.dat.formats import Field
-from tdpmmu.trace.dat.layouts import SKIPPED, Kind, Layout, body_of
+from tdpmmu.trace.dat.layouts import SKIPPED, Fail, Kind, Layout, body_of
 from tdpmmu.trace.records import LOST, Run
 
 _PADDING, _TIME_EXTEND, _TIME_STAMP = 29, 30, 31
@@ -121,23 +121,35 @@ class PageWalker:
                     cursor.fail(
                         f"expected {size} bytes of an event; {end - at} are left", place + at
                     )
-                name, _, make, resolve = layout.kind
+                name, _, make, resolve, _ = layout.kind
                 kind = word & type_mask
                 if alike > _STRETCH and resolve is None:
                     ahead, other = peek(data, at + _STRETCH * size)
                     if other == number and ahead & type_mask == kind:
                         count, ticks = self._stretch(
-                            found, layout, alike, ticks, cpu, data, at, kind, number, page
+                            found,
+                            layout,
+                            alike,
+                            ticks,
+                            cpu,
+                            data,
+                            at,
+                            kind,
+                            number,
+                            page,
+                            partial(cursor.fail, place=place + at),
                         )
                         at += count * size
                         continue
-                pick = layout.pick
+                pick, limits = layout.pick, layout.limits
                 for values in layout.struct.iter_unpack(view[at : at + alike * size]):
                     word = values[0]
                     if word & type_mask != kind or values[1] != number:
                         break
                     ticks += word >> delta_shift & _TS_MASK
                     if make is not None:
+                        if limits:
+                            layout.check(values, partial(cursor.fail, place=place + at))
                         fields = make(pick(values))
                     elif resolve is not None:
                         name, fields = resolve(page, at + 4, partial(cursor.fail, place=place + at))
@@ -193,7 +205,8 @@ class PageWalker:
         if layout is None:
             layout = self._layout(number, length, cursor, place + at)
         values = layout.struct.unpack_from(data, at + 4)  # the length is where a word would be
-        name, _, make, resolve = layout.kind
+        name, _, make, resolve, _ = layout.kind
+        layout.check(values, partial(cursor.fail, place=place + at))
         fields = None if make is None else make(layout.pick(values))
         if resolve is not None:
             name, fields = resolve(page, -payload, partial(cursor.fail, place=place + at))
@@ -212,6 +225,7 @@ class PageWalker:
         kind: int,
         number: int,
         page: Any,
+        fail: Fail,
     ) -> tuple[int, int]:
         """Up to ``alike`` entries of a layout; how many there were, and the time of the last."""
         width, delta_shift, type_mask = layout.width, self._delta_shift, 31 << self._type_shift
@@ -225,12 +239,13 @@ class PageWalker:
                 if word & type_mask != kind or numbers[i] != number
             )
             flat, words = flat[: count * width], words[:count]
+        layout.check(flat, fail)
         deltas = [word >> delta_shift & _TS_MASK for word in words]
         deltas[0] += ticks
         times = tuple(accumulate(deltas))
         pids = flat[2::width]
         columns = tuple([flat[i::width] for i in layout.wanted])
-        name, _, make, _ = layout.kind
+        name, _, make, _, _ = layout.kind
         places = range(at + 4, at + 4 + count * layout.size, layout.size)
         if self._bulk and make is not None and pids.count(pids[0]) == count:
             run = Run(times[0], 0, cpu, pids[0], name, times, columns, make, places, page)

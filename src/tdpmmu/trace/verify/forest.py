@@ -13,6 +13,7 @@ that does not fit yet (:meth:`Forest.find` says None) has to wait.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 
 from tdpmmu.arch.spte import ACC_TRACK_SAVED_MASK, PT_WRITABLE_MASK, SpteFormat
 from tdpmmu.trace.fields import SpteChange
@@ -175,7 +176,8 @@ class Forest:
         """A thread does something else: what it took out must be reported completely."""
         for table in thread.removed:
             if not table.partial:
-                self.unreported += sum(map(self.fmt.is_shadow_present, table.entries))
+                for spte, count in Counter(table.entries).items():
+                    self.unreported += count * self.fmt.is_shadow_present(spte)
         thread.removed = []
 
     def roots_of(self, kvm: int | None) -> list[Root] | None:
@@ -297,9 +299,9 @@ class Forest:
         level = table.level - 1
         child = Node(level, change.gfn, self.fmt.nonpresent, table.root, False)
         if was_leaf:
-            step = 1 << 9 * (level - 1)
-            for i in range(ENTRIES):
-                child.entries[i] = self.fmt.split_child(change.old, level, i * step)
+            first = self.fmt.split_child(change.old, level, 0)
+            step = self.fmt.split_child(change.old, level, 1 << 9 * (level - 1)) - first
+            child.entries = array("Q", range(first, first + ENTRIES * step, step))
             self.pages[level] += ENTRIES
         table.children[index] = child
         self.linked += 1

@@ -9,7 +9,7 @@ from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.properties.spte_transition import SpteTransition
 from tdpmmu.trace.detect import FAMILY_NAMES, Detector
 from tdpmmu.trace.fields import PageInfo, SetSpte, SpteChange
-from tdpmmu.trace.records import IN_INTERRUPT, LOST, Lost, Record, Row, Trace, as_record
+from tdpmmu.trace.records import IN_INTERRUPT, LOST, Lost, Record, Row, Run, Trace, as_record
 from tdpmmu.trace.verify.calls import Calls
 from tdpmmu.trace.verify.coverage import Facts, checked
 from tdpmmu.trace.verify.findings import Checked, Findings, Violation
@@ -18,6 +18,7 @@ from tdpmmu.trace.verify.forest import Forest
 from tdpmmu.trace.verify.huge import HugeLeaves
 from tdpmmu.trace.verify.kinds import Kinds
 from tdpmmu.trace.verify.pages import Pages
+from tdpmmu.trace.verify.sweeps import in_first_table, sweep
 from tdpmmu.trace.verify.threads import UNKNOWN, Thread
 
 MAX_HELD = 1 << 16
@@ -59,7 +60,7 @@ class Result:
 def verify(reader: Trace, detector: Detector | None = None) -> Result:
     """Read a whole trace; TraceError if it is broken.  ``detector``: what is known beforehand."""
     detector = detector or Detector()
-    rows = reader.rows()
+    rows = reader.runs()
     held, fmt = _detect(reader, rows, detector)
     kernel = detector.format.kernel
     result = Result(
@@ -76,14 +77,17 @@ def verify(reader: Trace, detector: Detector | None = None) -> Result:
 
 
 def _detect(
-    reader: Trace, rows: Iterator[Row], detector: Detector
-) -> tuple[list[Row], SpteFormat | None]:
+    reader: Trace, rows: Iterator[Row | Run], detector: Detector
+) -> tuple[list[Row | Run], SpteFormat | None]:
     """Read on until the format is known; what was read, and the format if there is a TDP MMU."""
-    held: list[Row] = []
+    held: list[Row | Run] = []
     seen = False
-    for row in rows:
-        held.append(row)
-        if row[4] == _CHANGED:
+    for item in rows:
+        held.append(item)
+        for row in item.rows() if isinstance(item, Run) else (item,):
+            if row[4] != _CHANGED or detector.done:
+                seen = seen or row[4] == _CHANGED
+                continue
             seen = True
             change = row[5]
             if not detector.feed(change):
@@ -93,9 +97,7 @@ def _detect(
                     "overrule the detection)",
                     row[0],
                 )
-            if detector.done:
-                break
-        if len(held) >= MAX_HELD:
+        if (seen and detector.done) or len(held) >= MAX_HELD:
             break
     return held, detector.format if seen else None
 
@@ -126,10 +128,13 @@ class Verifier:
             "sched_switch": self._switched,
         }
 
-    def run(self, rows: Iterable[Row]) -> None:
+    def run(self, rows: Iterable[Row | Run]) -> None:
         """The next rows of the trace."""
         threads = self._threads
         for row in rows:
+            if isinstance(row, Run):
+                self._run(row)
+                continue
             event, pid = row[4], row[3]
             if event != _CHANGED:
                 if event is LOST:
@@ -153,6 +158,15 @@ class Verifier:
                 self._waiting.append(thread)
             if self._waiting:
                 self._resume(row[0])
+
+    def _run(self, run: Run) -> None:
+        """Table by table, if these are changes; else row by row."""
+        rest: Run | None = run
+        while rest is not None:
+            part = in_first_table(rest.columns) if run.event == _CHANGED else 0
+            here, rest = rest.split(part) if 0 < part < len(rest.times) else (rest, None)
+            if not part or not self._sweep(here):
+                self.run(here.rows())
 
     def finish(self, result: Result) -> None:
         """The trace is over: what is left of it, and the result."""
@@ -271,6 +285,20 @@ class Verifier:
             self._huge.installed(table.root, kind.huge, as_record(row))
         if thread.flushed:
             thread.flushed = []
+        return True
+
+    def _sweep(self, run: Run) -> bool:
+        """Take in changes of one table in a row; False if that cannot be done all at once."""
+        thread = self._threads.get(run.pid)
+        if thread is None or thread.held or self._waiting or self._changes < SURE:
+            return False
+        takes = sweep(run.columns, self._forest, self._kinds, thread)
+        if takes is None:
+            return False
+        if thread.context == UNKNOWN:
+            self._flushes.unknown += takes
+        self._changes += len(run.times)
+        thread.flushed = []
         return True
 
     def _get_page(self, record: Record, thread: Thread) -> None:
