@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from tdpmmu.cli.errors import UsageError
 if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question, Verdict
     from tdpmmu.worlds.explore.engine import Budget, Explorer
+    from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
 
 EPILOG = "Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C."
 
@@ -58,6 +60,13 @@ def check(
     loop: Annotated[
         str, typer.Option(help="auto, plain or compiled: how to search; the answer is the same.")
     ] = "auto",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Save the search to this new file now and then.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the search in this file, and save it there.")
+    ] = None,
+    every: Annotated[float, typer.Option("--every", help="Seconds between checkpoints.")] = 60,
     stats: Annotated[
         bool, typer.Option("--stats", help="More figures; small ones also without reduction.")
     ] = False,
@@ -125,7 +134,12 @@ def check(
         properties,
         tuple(settings or ()),
     )
-    verdict = run(question, budget, first=first, reduce=reduce, loop=loop)
+    keeper = None
+    if checkpoint is not None or resume is not None:
+        if checkpoint is not None and resume is not None:
+            raise UsageError("--resume goes on saving to its own file; leave --checkpoint out")
+        keeper = open_checkpoint(question, checkpoint, resume, every, (first, reduce))
+    verdict = run(question, budget, first=first, reduce=reduce, loop=loop, keeper=keeper)
     unreduced = _unreduced(question, verdict) if stats and reduce else None
     if as_json:
         import json
@@ -203,8 +217,54 @@ def make_question(
     return Question(made, mmu_class, kernel, tuple(names), properties, name)
 
 
+def open_checkpoint(
+    question: Question,
+    new: Path | None,
+    old: Path | None,
+    every: float,
+    options: tuple[bool, bool],
+) -> Checkpoint:
+    """The file that a search is kept in; it must be of this question, asked of the same sources."""
+    import dataclasses
+    import json
+
+    from tdpmmu.scenarios.sources import fingerprint, sources_of
+    from tdpmmu.worlds.explore.engine import can_compile
+
+    if not can_compile():
+        raise UsageError("checkpoints need numba: pip install 'tdpmmu[fast]'")
+    from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint, CheckpointError
+
+    built = question.build()
+    classes = [question.mmu_class, type(question.scenario)]
+    classes += [type(ghost) for ghost in built.machine.ghosts]
+    identity = json.dumps(
+        [
+            question.scenario_name or question.scenario.name,
+            dataclasses.asdict(question.scenario),
+            question.kernel,
+            question.patches,
+            question.properties,
+            options,
+            fingerprint(sources_of(classes)),
+        ]
+    )
+    path = old or new
+    assert path is not None
+    try:
+        return Checkpoint(path, identity, resume=old is not None, every=every)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from None
+
+
 def run(
-    question: Question, budget: Budget, *, first: bool, reduce: bool, loop: str = "auto"
+    question: Question,
+    budget: Budget,
+    *,
+    first: bool,
+    reduce: bool,
+    loop: str = "auto",
+    keeper: Checkpoint | None = None,
 ) -> Verdict:
     """Explore with progress on a terminal; errors in the user's code are one line."""
     import sys
@@ -218,6 +278,11 @@ def run(
         raise UsageError(f"--loop: expected {', '.join(LOOPS)}, not {loop!r}")
     if loop == COMPILED and not can_compile():
         raise UsageError("--loop compiled needs numba: pip install 'tdpmmu[fast]'")
+    failures: tuple[type[Exception], ...] = (UnsupportedPosition, PoolExhausted)
+    if keeper is not None:
+        from tdpmmu.worlds.explore.fast.checkpoint import CheckpointError
+
+        failures += (CheckpointError,)
     show = None
     if sys.stderr.isatty():
 
@@ -230,7 +295,15 @@ def run(
             sys.stderr.flush()
 
     try:
-        return ask(question, budget=budget, first=first, reduce=reduce, progress=show, loop=loop)
+        return ask(
+            question,
+            budget=budget,
+            first=first,
+            reduce=reduce,
+            progress=show,
+            loop=loop,
+            keeper=keeper,
+        )
     except (UnsupportedPosition, PoolExhausted) as error:
         raise UsageError(str(error)) from None
     finally:

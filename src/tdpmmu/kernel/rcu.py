@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tdpmmu.events.records import BadUnlock, LockReleased, LockTaken, MightSleep
 from tdpmmu.machine.op import BOTH, LEFT, NEITHER, RIGHT, Op, Step
-from tdpmmu.machine.state import Guard, Layout
+from tdpmmu.machine.state import Layout
 
 
 class Callback(Protocol):
@@ -37,7 +37,7 @@ class Rcu:
     ) -> None:
         self.name = name
         self.mode = "srcu" if sleepable else "rcu"
-        self.unused = Guard(f"nobody waits for {name}") if sleepable else None
+        self.unused = layout.assumption(f"nobody waits for {name}") if sleepable else None
         self.nobody_calls: Callable[[Step], bool] = lambda step: False
         self.nesting = layout.cell(f"{name}.nesting", (0,) * threads, chunk=chunk)
         self.pending = layout.cell(f"{name}.callbacks", (), chunk=chunk)

@@ -7,7 +7,7 @@ cells' values.  States that differ in one page table share all the others.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +26,13 @@ class Guard:
     def __init__(self, name: str) -> None:
         self.name = name
         self.trusted = True
+
+    def parts(self) -> Iterator[Guard]:
+        """Itself and the guards that it relies on."""
+        yield self
+        for value in vars(self).values():
+            if isinstance(value, Guard):
+                yield from value.parts()
 
     def nobody_writes(self, step: Step) -> bool:
         """Whether, as locks stand, no other thread can change the cell."""
@@ -75,7 +82,21 @@ class Layout:
         self.chunks: list[str] = []
         self._initial: list[list[Any]] = []
         self.locks: list[Any] = []
-        self.lock_order = Guard("locks nest in one order only")
+        self.assumptions: list[Guard] = []
+        self.lock_order = self.assumption("locks nest in one order only")
+
+    def assumption(self, name: str) -> Guard:
+        """What exploration relies on besides the guards of cells."""
+        self.assumptions.append(Guard(name))
+        return self.assumptions[-1]
+
+    def distrust(self, names: Collection[str]) -> None:
+        """Do not rely on the guards and assumptions of these names."""
+        guards = [*self.assumptions, *(cell.guard for cell in self.cells if cell.guard)]
+        for guard in guards:
+            for part in guard.parts():
+                if part.name in names:
+                    part.trusted = False
 
     def chunk(self, name: str) -> int:
         """Start a new group of cells; return its number."""

@@ -115,6 +115,7 @@ class Kvm:
         self.format = config.spte_format
         self.layout = layout = Layout()
         self.hardware = Hardware(config.geometry, config.spte_format)
+        self.layout.assumptions.append(self.hardware.entry_protocol)
 
         # A chunk for each, so that a turn depends on no more than it looks at.
         self.mmu_lock = RwLock(

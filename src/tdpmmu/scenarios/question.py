@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tdpmmu.properties.catalogue import attach
 from tdpmmu.scenarios.base import Built
@@ -17,6 +17,9 @@ from tdpmmu.worlds.explore.engine import (
     no_collection,
 )
 from tdpmmu.worlds.explore.progress import check_progress
+
+if TYPE_CHECKING:
+    from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
 
 HOLDS, VIOLATED, BUDGET, VACUOUS = "holds", "violated", "budget", "vacuous"
 EXIT_CODES = {HOLDS: 0, VIOLATED: 1, BUDGET: 3, VACUOUS: 4}
@@ -110,6 +113,7 @@ def ask(
     reduce: bool = True,
     progress: Progress | None = None,
     loop: str = AUTO,
+    keeper: Checkpoint | None = None,
 ) -> Verdict:
     """Explore and judge."""
     from tdpmmu.scenarios.token import make
@@ -123,6 +127,7 @@ def ask(
             first=first,
             progress=progress,
             loop=loop,
+            keeper=keeper,
         )
         result = explorer.result
         if question.properties in ("all", "harm"):

@@ -30,6 +30,7 @@ from tdpmmu.worlds.explore.position import Positions
 from tdpmmu.worlds.explore.turn import Choices, Mistrust, Segment, Turn, Turns
 
 if TYPE_CHECKING:
+    from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
     from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 
 POSITION_BITS = 18
@@ -139,7 +140,9 @@ class Explorer:
         first: bool | str = False,
         progress: Progress | None = None,
         compile_after: int | None = None,
+        keeper: Checkpoint | None = None,
     ) -> None:
+        self.keeper = keeper
         self.machine = machine
         self.compile_after = compile_after
         self.compiled: CompiledLoop | None = None
@@ -491,15 +494,20 @@ def explore(
     first: bool | str = False,
     progress: Progress | None = None,
     loop: str = AUTO,
+    keeper: Checkpoint | None = None,
 ) -> Explorer:
     """Search ``machine``, to the end or to the first violation (of the property ``first``).
 
     It starts again without a guard that a thread does not keep to.  ``loop`` is whether to search
     in compiled code: from the start, never, or once there are many states and if numba is there.
-    What is found is the same.
+    What is found is the same.  ``keeper`` has it saved now and then (compiled only).
     """
     compile_after = {PLAIN: None, COMPILED: 0}.get(loop, MANY if can_compile() else None)
     mistrusted: list[str] = []
+    if keeper is not None:
+        compile_after = 0
+        mistrusted += keeper.mistrusted
+        machine.layout.distrust(mistrusted)
     while True:
         explorer = Explorer(
             machine,
@@ -508,6 +516,7 @@ def explore(
             first=first,
             progress=progress,
             compile_after=compile_after,
+            keeper=keeper,
         )
         try:
             explorer.run()
@@ -515,6 +524,8 @@ def explore(
             explorer.result.stopped = INTERRUPTED
         except Mistrust as found:
             mistrusted += [name for name in str(found).split(", ") if name not in mistrusted]
+            if keeper is not None:
+                keeper.restart(mistrusted)
             continue
         explorer.result.mistrusted = tuple(mistrusted)
         return explorer

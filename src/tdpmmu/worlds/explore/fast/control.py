@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types, uint64
+from numba import types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from tdpmmu.worlds.explore.fast.compiling import inlined
 
 CURRENT, COUNT, TRANSITIONS, DEPTH, LEVEL_ENDS, LIMIT, STATES, PLACES, ENTRIES = range(9)
 THREADS, NUMBER_BITS, PLACE_BITS, MISSED_THREAD, MISSED_SHARED, MISSED_POSITION = range(9, 15)
@@ -31,7 +33,7 @@ _M2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def mix(x):
     """Spread 64 bits over 64 bits (the finalizer of splitmix64)."""
     x = uint64(x) + _GOLDEN
@@ -40,7 +42,7 @@ def mix(x):
     return x ^ (x >> _S31)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def slot_of(hashed, capacity):
     """The first slot to look at: any capacity will do, since it multiplies instead of masking."""
     return np.int64(((hashed >> S32) * uint64(capacity)) >> S32)

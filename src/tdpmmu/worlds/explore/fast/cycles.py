@@ -7,8 +7,8 @@ result, in the same order.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from tdpmmu.worlds.explore.fast.compiling import compiled
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     FREE,
@@ -21,7 +21,7 @@ from tdpmmu.worlds.explore.fast.facts import find_entry
 from tdpmmu.worlds.explore.fast.kernels import find_places, find_state
 
 
-@njit(cache=True)
+@compiled
 def components(count, tails, heads):
     """The strongly connected component of each node (Tarjan, without recursion)."""
     first = np.zeros(count + 2, np.int64)
@@ -81,7 +81,7 @@ def components(count, tails, heads):
     return component
 
 
-@njit(cache=True)
+@compiled
 def local_edges(keys, offsets, pool, first_place):
     """Turns without progress, ``(where in the pool, shared before and after, place ...)``."""
     count = 0
@@ -110,7 +110,7 @@ def local_edges(keys, offsets, pool, first_place):
     return edges
 
 
-@njit(cache=True)
+@compiled
 def mark(keys, offsets, pool, kept, marks):
     """Mark turns, and the heads of the entries that they are in."""
     for i in range(kept.shape[0]):
@@ -128,7 +128,7 @@ def mark(keys, offsets, pool, kept, marks):
                 break
 
 
-@njit(cache=True)
+@compiled
 def marked_edges(
     count,
     threads,

@@ -12,8 +12,9 @@ order in which they were met, linked: ``[chunks, next view or 0, chunk, chunk, .
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
+from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     CHUNKS,
@@ -33,13 +34,13 @@ from tdpmmu.worlds.explore.fast.control import (
 FILLED = -1
 
 
-@njit(cache=True, inline="always")
+@inlined
 def entry_key(shared, thread, position):
     """A look-up in the table as one number, never 0."""
     return ((np.int64(shared) << 24) | (np.int64(thread) << 18) | np.int64(position)) + 1
 
 
-@njit(cache=True)
+@compiled
 def find_entry(keys, offsets, shared, thread, position):
     """The entry's offset in the pool, or -1."""
     key = entry_key(shared, thread, position)
@@ -56,7 +57,7 @@ def find_entry(keys, offsets, shared, thread, position):
             slot = 0
 
 
-@njit(cache=True)
+@compiled
 def put_entry(keys, offsets, key, offset):
     """A new entry; there has to be room."""
     capacity = keys.shape[0]
@@ -69,7 +70,19 @@ def put_entry(keys, offsets, key, offset):
     offsets[slot] = offset
 
 
-@njit(cache=True)
+@compiled
+def index_entries(keys, offsets, pool, used):
+    """All entries of a pool, which has the key of each before its head."""
+    at = 0
+    while at < used:
+        put_entry(keys, offsets, pool[at], at + 1)
+        head = pool[at + 1]
+        at += 2
+        if head & 3 != BLOCKED and head & 3 != GONE:
+            at += head >> 2
+
+
+@compiled
 def move_entries(keys, offsets, new_keys, new_offsets):
     """All entries into a larger table."""
     for i in range(keys.shape[0]):
@@ -80,12 +93,12 @@ def move_entries(keys, offsets, new_keys, new_offsets):
 # --- shared states --------------------------------------------------------------------------------
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _hash_value(chunk, value):
     return mix((uint64(chunk) << np.uint64(32)) | uint64(value))
 
 
-@njit(cache=True)
+@compiled
 def find_shared(values, hashes, slots, bits, chunks, candidate, hashed):
     """``(number or -1, slot, tag)`` of the row ``candidate``."""
     capacity = slots.shape[0]
@@ -113,7 +126,7 @@ def find_shared(values, hashes, slots, bits, chunks, candidate, hashed):
             slot = 0
 
 
-@njit(cache=True)
+@compiled
 def intern_candidate(ctl, values, hashes, slots, hashed):
     """The number of the row behind the last one, which becomes one of them if it is new."""
     candidate = ctl[SHARED]
@@ -128,7 +141,7 @@ def intern_candidate(ctl, values, hashes, slots, hashed):
     return number
 
 
-@njit(cache=True)
+@compiled
 def intern_row(ctl, values, hashes, slots):
     """The same, with its hash still to be found."""
     chunks = ctl[CHUNKS]
@@ -139,7 +152,7 @@ def intern_row(ctl, values, hashes, slots):
     return intern_candidate(ctl, values, hashes, slots, hashed)
 
 
-@njit(cache=True)
+@compiled
 def index_shared(values, hashes, count, slots, bits, chunks):
     """Fill the slots anew."""
     for number in range(count):
@@ -150,7 +163,7 @@ def index_shared(values, hashes, count, slots, bits, chunks):
 # --- facts ----------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def find_fact(facts, fact_slots, view, values, base):
     """``(offset of the fact or -1, slot)`` of what a view has for the shared state at ``base``.
 
@@ -179,7 +192,7 @@ def find_fact(facts, fact_slots, view, values, base):
             slot = 0
 
 
-@njit(cache=True)
+@compiled
 def move_facts(facts, fact_slots, new_slots):
     """All facts into a larger table."""
     capacity = new_slots.shape[0]
@@ -198,7 +211,7 @@ def move_facts(facts, fact_slots, new_slots):
         new_slots[slot] = at
 
 
-@njit(cache=True)
+@compiled
 def fill(
     ctl,
     values,
@@ -231,11 +244,12 @@ def fill(
     turns = head >> 2
     if head & 3 == BLOCKED or head & 3 == GONE:
         turns = 0
-    if ctl[ENTRIES] + 1 > keys.shape[0] // 3 * 2 or ctl[USED] + turns + 1 > pool.shape[0]:
+    if ctl[ENTRIES] + 1 > keys.shape[0] // 3 * 2 or ctl[USED] + turns + 2 > pool.shape[0]:
         return FULL_ENTRIES
     if ctl[SHARED] + turns + 1 > min(values.shape[0] // chunks, shared_slots.shape[0] // 5 * 4):
         return FULL_SHARED
-    offset = ctl[USED]
+    offset = ctl[USED] + 1
+    pool[offset - 1] = entry_key(shared, thread, position)
     pool[offset] = head
     at += 1
     for turn in range(turns):
@@ -256,7 +270,7 @@ def fill(
             after = intern_candidate(ctl, values, hashes, shared_slots, hashed)
             at += 2 * changed
         pool[offset + 1 + turn] = (after << 32) | end
-    put_entry(keys, offsets, entry_key(shared, thread, position), offset)
+    put_entry(keys, offsets, pool[offset - 1], offset)
     ctl[ENTRIES] += 1
     ctl[USED] = offset + turns + 1
     return FILLED

@@ -13,8 +13,9 @@ word for each turn, with the shared state and the position after it.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, uint64
+from numba import uint64
 
+from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     COUNT,
@@ -55,7 +56,7 @@ BATCH = 1 << 16
 """Turns that can wait: more than one state has (64 threads with 1,023 each)."""
 
 
-@njit(cache=True, inline="always")
+@inlined
 def hash_places(source, base, threads, thread, position):
     """The hash of a row in which one thread stands elsewhere."""
     hashed = uint64(threads)
@@ -65,7 +66,7 @@ def hash_places(source, base, threads, thread, position):
     return hashed
 
 
-@njit(cache=True)
+@compiled
 def find_hashed(rows, slots, bits, source, base, threads, thread, position, hashed):
     """``(number or -1, slot, tag)`` of that row, which is ``source[base:]`` but for one thread."""
     capacity = slots.shape[0]
@@ -92,14 +93,14 @@ def find_hashed(rows, slots, bits, source, base, threads, thread, position, hash
             slot = 0
 
 
-@njit(cache=True)
+@compiled
 def find_places(rows, slots, bits, source, base, threads, thread, position):
     """The same, with its hash still to be found."""
     hashed = hash_places(source, base, threads, thread, position)
     return find_hashed(rows, slots, bits, source, base, threads, thread, position, hashed)
 
 
-@njit(cache=True)
+@compiled
 def find_state(order, slots, bits, key):
     """``(number or -1, slot, tag)`` of a state."""
     hashed = mix(key)
@@ -120,7 +121,7 @@ def find_state(order, slots, bits, key):
             slot = 0
 
 
-@njit(cache=True)
+@compiled
 def index_states(order, count, slots, bits):
     """Fill the slots anew."""
     for number in range(count):
@@ -128,7 +129,7 @@ def index_states(order, count, slots, bits):
         slots[slot] = tag | (number + 1)
 
 
-@njit(cache=True)
+@compiled
 def index_places(rows, count, threads, slots, bits):
     """Fill the slots anew."""
     for number in range(count):
@@ -136,7 +137,7 @@ def index_places(rows, count, threads, slots, bits):
         slots[slot] = tag | (number + 1)
 
 
-@njit(cache=True)
+@compiled
 def parent_of(children, searched, number):
     """Which of the first ``searched`` states has found a state, or the last of them."""
     found = 1
@@ -147,7 +148,7 @@ def parent_of(children, searched, number):
     return searched - 1
 
 
-@njit(cache=True)
+@compiled
 def _add_successors(
     ctl, order, children, slots, rows, row_slots, count, turns, source, mover, hashes
 ):
@@ -191,7 +192,7 @@ def _add_successors(
     ctl[COUNT] = found
 
 
-@njit(cache=True)
+@compiled
 def advance(
     ctl,
     order,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
@@ -64,7 +65,7 @@ class Known:
         offsets = np.zeros(2 * len(self.keys), np.int64)
         f.move_entries(self.keys, self.offsets, keys, offsets)
         self.keys, self.offsets = keys, offsets
-        self.pool.resize(2 * len(self.pool) + turns, refcheck=False)
+        self.pool.resize(2 * len(self.pool) + turns + 1, refcheck=False)
 
     # --- shared states --------------------------------------------------------------------------
 
@@ -94,16 +95,16 @@ class Known:
     ) -> None:
         """What a thread can do; ``above`` is the number of turns, or the rival."""
         used = int(self.ctl[c.USED])
-        if self.ctl[c.ENTRIES] + 1 > len(self.keys) // 3 * 2 or used + len(turns) + 1 > len(
-            self.pool
-        ):
+        need = used + len(turns) + 2
+        if self.ctl[c.ENTRIES] + 1 > len(self.keys) // 3 * 2 or need > len(self.pool):
             self.grow_entries(len(turns))
-        self.pool[used] = above << 2 | kind
-        for i, (after, end, progress) in enumerate(turns, used + 1):
+        self.pool[used] = f.entry_key(shared, thread, position)
+        self.pool[used + 1] = above << 2 | kind
+        for i, (after, end, progress) in enumerate(turns, used + 2):
             self.pool[i] = after << 32 | progress << 31 | end
-        f.put_entry(self.keys, self.offsets, f.entry_key(shared, thread, position), used)
+        f.put_entry(self.keys, self.offsets, self.pool[used], used + 1)
         self.ctl[c.ENTRIES] += 1
-        self.ctl[c.USED] = used + len(turns) + 1
+        self.ctl[c.USED] = need
 
     def entry(self, thread: int, shared: int, position: int) -> list[int]:
         """The head of an entry and its turns; KeyError if there is none."""
@@ -114,6 +115,26 @@ class Known:
         count = head >> 2 if head & 3 in (c.FREE, c.URGENT) else 0
         words: list[int] = self.pool[offset : offset + 1 + count].tolist()
         return words
+
+    def restore(self, values: Words, hashes: Words, pool: Words) -> None:
+        """Shared states and entries as they were saved; facts are another matter."""
+        capacity = max(2 * len(hashes), len(self.hashes))
+        self.values.resize(capacity * self.chunks, refcheck=False)
+        self.hashes.resize(capacity, refcheck=False)
+        self.values[: len(values)] = values
+        self.hashes[: len(hashes)] = hashes
+        self.grow_shared(capacity)
+        size = len(self.keys)
+        while self.ctl[c.ENTRIES] + 1 > size // 3 * 2:
+            size *= 2
+        self.keys, self.offsets = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        self.pool.resize(max(2 * len(pool), len(self.pool)), refcheck=False)
+        self.pool[: len(pool)] = pool
+        f.index_entries(self.keys, self.offsets, self.pool, len(pool))
+
+    def facts_digest(self) -> list[int]:
+        """How many words the facts are, and a checksum."""
+        return [self._written, zlib.crc32(self.facts[1 : self._written].tobytes())]
 
     # --- facts ----------------------------------------------------------------------------------
 

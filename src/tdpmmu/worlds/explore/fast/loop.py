@@ -6,6 +6,7 @@ the same code, so both find the same states in the same order, with the same cou
 
 from __future__ import annotations
 
+from array import array
 from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from tdpmmu.worlds.explore.fast import kernels as k
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.store import Store, Words
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
+from tdpmmu.worlds.explore.turn import Mistrust
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.engine import Explorer
@@ -41,11 +43,12 @@ class CompiledLoop:
         self.known = Known(ctl, len(explorer.machine.initial))
         self._lanes = np.array([t for t, one in enumerate(threads) if not one.alone], np.int64)
         self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
-        self._ended = np.full(len(threads), -1, np.int64)
+        self.ended = np.full(len(threads), -1, np.int64)
+        self.journal = array("q")
         self._nobody = np.full(len(threads), -1, np.int64)
 
     def take_over(self, current: int, transitions: int, level_ends: int, ended: list[int]) -> None:
-        """Copy what the plain loop knows; from here on the explorer reads the arrays."""
+        """Copy what the plain loop knows."""
         explorer, store, known = self.explorer, self.store, self.known
         bits, mask, shift = explorer.bits, (1 << explorer.bits) - 1, explorer.shift
         shared = np.array([key >> shift for key in explorer.order], np.int64)
@@ -79,8 +82,13 @@ class CompiledLoop:
         ctl = store.ctl
         ctl[c.TRANSITIONS], ctl[c.LEVEL_ENDS] = transitions, level_ends
         ctl[c.DEPTH] = explorer.result.depth
-        self._ended[:] = ended
-        packing = Packing(store, bits)
+        self.ended[:] = ended
+        self._show()
+
+    def _show(self) -> None:
+        """From here on the explorer reads the arrays."""
+        explorer, store, known = self.explorer, self.store, self.known
+        packing = Packing(store, explorer.bits)
         explorer.order = Order(packing)
         explorer.number = Numbers(packing)
         explorer.parents = Parents(store)
@@ -122,7 +130,7 @@ class CompiledLoop:
         ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
         try:
             while True:
-                code = self._advance(self._lanes, self._ended, False)
+                code = self._advance(self._lanes, self.ended, False)
                 if code == c.MISSED:
                     self._fill()
                 elif code == c.HALTED:
@@ -143,11 +151,20 @@ class CompiledLoop:
     def _fill(self) -> None:
         """Run the thread's own code for a look-up that missed."""
         explorer, ctl = self.explorer, self.store.ctl
-        thread, shared = int(ctl[c.MISSED_THREAD]), int(ctl[c.MISSED_SHARED])
-        position = int(ctl[c.MISSED_POSITION])
         broken = len(explorer.result.violations)
+        self._ask(
+            int(ctl[c.MISSED_THREAD]),
+            int(ctl[c.MISSED_SHARED]),
+            int(ctl[c.MISSED_POSITION]),
+            int(ctl[c.CURRENT]),
+        )
+        if len(explorer.result.violations) > broken and explorer.first:
+            ctl[c.LIMIT] = ctl[c.CURRENT] + 1
+
+    def _ask(self, thread: int, shared: int, position: int, current: int) -> None:
+        explorer = self.explorer
         choices, outcomes = explorer.choices_from(
-            thread, explorer.shared[shared], position, int(ctl[c.CURRENT])
+            thread, explorer.shared[shared], position, current
         )
         kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
         if choices.rival is not None:
@@ -163,8 +180,21 @@ class CompiledLoop:
             above,
             [(outcome.position, outcome.progress, outcome.chunks) for outcome in outcomes],
         )
-        if len(explorer.result.violations) > broken and explorer.first:
-            ctl[c.LIMIT] = ctl[c.CURRENT] + 1
+        self.journal.extend((thread, shared, position, current))
+
+    def repeat(self, journal: list[int]) -> None:
+        """Put the same questions to the threads again."""
+        self._show()
+        for at in range(0, len(journal), 4):
+            thread, shared, position, current = journal[at : at + 4]
+            if thread < 0:
+                self._nobody_moves(current)
+            else:
+                self._ask(thread, shared, position, current)
+
+    def _nobody_moves(self, current: int) -> None:
+        self.explorer._halted(current, self.explorer.order[current])
+        self.journal.extend((-1, 0, 0, current))
 
     def _all_halted(self) -> bool:
         """Nobody moves: those that run alone do, if all others have ended; or it is the end.
@@ -188,7 +218,7 @@ class CompiledLoop:
                     return False
             ctl[c.LIMIT] = limit
         if code == c.HALTED:
-            explorer._halted(current, key)
+            self._nobody_moves(current)
             self.store.children[current] = 0
             ctl[c.CURRENT] = current + 1
         if len(explorer.result.violations) > broken and explorer.first:
@@ -206,6 +236,8 @@ class CompiledLoop:
         ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
         explorer.result.transitions = int(ctl[c.TRANSITIONS])
         explorer.result.depth = int(ctl[c.DEPTH])
+        if explorer.keeper is not None and explorer.keeper.due():
+            explorer.keeper.save(self)
         return explorer._budget_used(began)
 
     def _grow(self, code: int) -> bool:
@@ -274,6 +306,19 @@ def go_on(
 ) -> None:
     """The rest of a search, compiled."""
     loop = CompiledLoop(explorer)
-    loop.take_over(current, transitions, level_ends, ended)
     explorer.compiled = loop
-    loop.run(began)
+    keeper = explorer.keeper
+    if keeper is not None and keeper.state:
+        keeper.restore(loop)
+    else:
+        loop.take_over(current, transitions, level_ends, ended)
+    try:
+        loop.run(began)
+    except Mistrust:
+        raise  # nothing of this counts
+    except BaseException:
+        if keeper is not None:
+            keeper.save(loop)
+        raise
+    if keeper is not None:
+        keeper.save(loop)

@@ -83,6 +83,17 @@ class Store:
         k.index_states(self.order, count, self.slots, self.ctl[c.NUMBER_BITS])
         k.index_places(self.rows, len(places), self.threads, self.row_slots, self.ctl[c.PLACE_BITS])
 
+    def restore(self, order: Words, children: Words, rows: Words) -> None:
+        """States and places as they were saved."""
+        self.order.resize(max(len(self.order), 2 * len(order)), refcheck=False)
+        self.order[: len(order)] = order
+        self.rows.resize(max(len(self.rows), 2 * len(rows)), refcheck=False)
+        self.rows[: len(rows)] = rows
+        self.grow_states(len(self.order))
+        self.grow_places(len(self.rows) // self.threads)
+        self.children[:] = 0
+        self.children[: len(children)] = children
+
     # --- looking ------------------------------------------------------------------------------
 
     def __len__(self) -> int:

@@ -1,0 +1,207 @@
+"""A search kept in one file, so that it can be killed at any moment and go on later.
+
+The file is an SQLite data base.  The arrays of a search only grow, so each checkpoint appends what
+is new, with a checksum, and replaces the figures, in one transaction: whoever kills the process, or
+fills the disk, leaves the last checkpoint whole.  What threads can do is not kept but worked out
+again, from a journal of the questions that were put to their code; the answers must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tdpmmu.worlds.explore.fast import control as c
+from tdpmmu.worlds.explore.fast.store import Words
+
+if TYPE_CHECKING:
+    from tdpmmu.worlds.explore.fast.loop import CompiledLoop
+
+FORMAT = 1
+PIECE = 1 << 22
+"""Words in one row of the data base."""
+
+KEPT = (c.CURRENT, c.COUNT, c.TRANSITIONS, c.DEPTH, c.LEVEL_ENDS, c.PLACES, c.ENTRIES)
+"""Fields of the control block that are kept."""
+
+
+class CheckpointError(Exception):
+    """The file cannot be written, or is not what it should be: one line that says so."""
+
+
+class Checkpoint:
+    """One file.  ``identity`` says which search it is; ``every`` is in seconds."""
+
+    def __init__(self, path: Path, identity: str, *, resume: bool, every: float = 60) -> None:
+        self.path = path
+        self.every = every
+        self._saved: dict[str, int] = {}
+        self._last = time.monotonic()
+        if resume and not path.is_file():
+            raise CheckpointError(f"{path}: no such file to resume from")
+        if not resume and path.exists():
+            raise CheckpointError(f"{path}: is there already; --resume goes on with it")
+        self.state: dict[str, list[int]] = {}
+        self.mistrusted: list[str] = []
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            if resume:
+                self._open(identity)
+            else:
+                self._create(identity)
+        except sqlite3.Error as error:
+            what = "not a checkpoint" if resume else "cannot be written"
+            raise CheckpointError(f"{path}: {what}: {error}") from None
+
+    def _create(self, identity: str) -> None:
+        self._db.execute("BEGIN")
+        self._db.execute("CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        self._db.execute(
+            "CREATE TABLE words (name TEXT, start INTEGER, data BLOB NOT NULL, "
+            "crc INTEGER NOT NULL, PRIMARY KEY (name, start))"
+        )
+        self._put("format", FORMAT)
+        self._put("identity", identity)
+        self._put("mistrusted", [])
+        self._put("state", {})
+        self._db.execute("COMMIT")
+
+    def _open(self, identity: str) -> None:
+        about = dict(self._db.execute("SELECT key, value FROM about").fetchall())
+        try:
+            known = {key: json.loads(value) for key, value in about.items()}
+            if known["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{self.path}: format {known['format']}, expected {FORMAT}"
+                ) from None
+            if known["identity"] != identity:
+                raise CheckpointError(
+                    f"{self.path}: is of another question, or the sources have changed since"
+                ) from None
+            self.state, self.mistrusted = known["state"], known["mistrusted"]
+        except (KeyError, ValueError):
+            raise CheckpointError(f"{self.path}: damaged: its description is not whole") from None
+
+    def _put(self, key: str, value: object) -> None:
+        self._db.execute("REPLACE INTO about VALUES (?, ?)", (key, json.dumps(value)))
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def restart(self, mistrusted: Sequence[str]) -> None:
+        """The search begins anew, without these guards."""
+        self.state, self._saved, self.mistrusted = {}, {}, list(mistrusted)
+        self._transaction({}, {}, fresh=True)
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self._last >= self.every
+
+    def save(self, loop: CompiledLoop) -> None:
+        """Append what is new since the last time."""
+        ctl = loop.store.ctl
+        state = {
+            "control": ctl[list(KEPT)].tolist(),
+            "shared": [int(ctl[c.SHARED])],
+            "used": [int(ctl[c.USED])],
+            "ended": loop.ended.tolist(),
+            "facts": loop.known.facts_digest(),
+        }
+        self._transaction(state, self._arrays(loop))
+        self._last = time.monotonic()
+
+    def _transaction(
+        self, state: dict[str, list[int]], arrays: dict[str, Words], fresh: bool = False
+    ) -> None:
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            if fresh:
+                db.execute("DELETE FROM words")
+                self._put("mistrusted", self.mistrusted)
+            for name, words in arrays.items():
+                for start in range(self._saved.get(name, 0), len(words), PIECE):
+                    data = words[start : start + PIECE].tobytes()
+                    db.execute(
+                        "INSERT INTO words VALUES (?, ?, ?, ?)",
+                        (name, start, data, zlib.crc32(data)),
+                    )
+            self._put("state", state)
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise CheckpointError(
+                f"{self.path}: not written: {error}; the last checkpoint in it is whole"
+            ) from None
+        self._saved = {name: len(words) for name, words in arrays.items()}
+
+    @staticmethod
+    def _arrays(loop: CompiledLoop) -> dict[str, Words]:
+        store, known, ctl = loop.store, loop.known, loop.store.ctl
+        return {
+            "order": store.order[: ctl[c.COUNT]],
+            "children": store.children[: ctl[c.CURRENT]],
+            "rows": store.rows[: ctl[c.PLACES] * store.threads],
+            "values": known.values[: ctl[c.SHARED] * known.chunks],
+            "hashes": known.hashes[: ctl[c.SHARED]],
+            "pool": known.pool[: ctl[c.USED]],
+            "journal": np.array(loop.journal, np.int64),
+        }
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _words(self, name: str, dtype: np.dtype[np.generic]) -> Words:
+        pieces = []
+        at = 0
+        for start, data, crc in self._db.execute(
+            "SELECT start, data, crc FROM words WHERE name = ? ORDER BY start", (name,)
+        ):
+            if zlib.crc32(data) != crc or start != at or len(data) % dtype.itemsize:
+                raise CheckpointError(f"{self.path}: damaged: {name} at {start}")
+            pieces.append(np.frombuffer(data, dtype))
+            at += len(pieces[-1])
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype)
+
+    def restore(self, loop: CompiledLoop) -> None:
+        """Fill a loop that has not begun with what was saved."""
+        ctl = loop.store.ctl
+        wanted = self._arrays(loop)
+        try:
+            found = {name: self._words(name, words.dtype) for name, words in wanted.items()}
+        except sqlite3.Error as error:
+            raise CheckpointError(f"{self.path}: damaged: {error}") from None
+        ctl[list(KEPT)] = self.state["control"]
+        ctl[c.SHARED], ctl[c.USED] = self.state["shared"][0], self.state["used"][0]
+        loop.ended[:] = self.state["ended"]
+        sizes = {name: len(words) for name, words in found.items()}
+        expected = {
+            "order": ctl[c.COUNT],
+            "children": ctl[c.CURRENT],
+            "rows": ctl[c.PLACES] * loop.store.threads,
+            "values": ctl[c.SHARED] * loop.known.chunks,
+            "hashes": ctl[c.SHARED],
+            "pool": ctl[c.USED],
+            "journal": sizes["journal"],
+        }
+        for name, size in sizes.items():
+            if size != expected[name]:
+                raise CheckpointError(
+                    f"{self.path}: damaged: {name} has {size} words, expected {expected[name]}"
+                )
+        loop.store.restore(found["order"], found["children"], found["rows"])
+        loop.known.restore(found["values"], found["hashes"], found["pool"])
+        try:
+            loop.repeat(found["journal"].tolist())
+            same = loop.known.facts_digest() == self.state["facts"]
+        except LookupError:  # a question about a position that no longer comes about
+            same = False
+        if not same:
+            raise CheckpointError(f"{self.path}: the threads' code does not do what it did")
+        self._saved = sizes

@@ -1,0 +1,54 @@
+"""``@compiled``: numba's ``njit``, whose results are kept from one process to the next.
+
+numba keeps what it compiled until the function's own file changes, but not if another file does
+whose functions were compiled into it.  So the kept code is put into a directory that is named after
+all of these files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import njit
+
+config: Any = numba.config
+
+FILES = ("compiling.py", "control.py", "facts.py", "kernels.py", "cycles.py")
+
+
+def _directory() -> str:
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    base = config.CACHE_DIR or os.path.join(os.path.expanduser(home), "tdpmmu")
+    return os.path.join(base, f"compiled-{digest.hexdigest()[:16]}")
+
+
+_DIRECTORY = _directory()
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile on first use; where nothing can be written, in every process anew."""
+    return _compile(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """The same, put in place wherever it is called."""
+    return _compile(function, inline="always")
+
+
+def _compile(function: Callable[..., Any], **options: Any) -> Any:
+    before = config.CACHE_DIR
+    config.CACHE_DIR = _DIRECTORY
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no place for it
+        return njit(**options)(function)
+    finally:
+        config.CACHE_DIR = before

@@ -1,0 +1,209 @@
+"""Searches that are killed, and go on from their file as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import CHOICES, LOCKING, random_program
+
+from tdpmmu.scenarios.question import ask
+from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
+from tdpmmu.worlds.explore.engine import PLAIN, Budget, explore
+
+pytest.importorskip("numba")
+
+from test_compiled import same
+
+from tdpmmu.worlds.explore.fast import checkpoint as module
+from tdpmmu.worlds.explore.fast import loop
+from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint, CheckpointError
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is done after it."""
+
+
+def dying(path: Path, saves: int, *, resume: bool) -> Checkpoint:
+    """A checkpoint at every slice; after some of them the process is gone."""
+    keeper = Checkpoint(path, "x", resume=resume, every=0)
+    real = keeper.save
+    left = [saves]
+
+    def save(one: Any) -> None:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        real(one)
+
+    keeper.save = save  # type: ignore[method-assign]
+    return keeper
+
+
+@pytest.mark.parametrize("side", [BUG, FIXED])
+@pytest.mark.parametrize("saves", [1, 4])
+def test_killed_again_and_again(
+    side: str, saves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SLICE", 150)
+    monkeypatch.setattr(module, "PIECE", 1000)
+    build = question("z1", side).build
+    plain = explore(build().machine, loop=PLAIN)
+    path = tmp_path / "x"
+    for attempt in range(100):
+        try:
+            keeper = dying(path, saves, resume=attempt > 0)
+            found = explore(build().machine, keeper=keeper)
+            break
+        except Killed:
+            keeper._db.close()
+    assert attempt > 1
+    same(plain, found)
+
+
+def test_killed_with_guards_that_are_not_kept_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SLICE", 5)
+    mistrusted = 0
+    for seed in range(15):
+        for kinds in (CHOICES, LOCKING):
+            program = random_program(seed, kinds)
+            plain = explore(program.build(), loop=PLAIN)
+            path = tmp_path / f"{seed}{kinds is LOCKING}"
+            for attempt in range(100):
+                try:
+                    keeper = dying(path, 2, resume=attempt > 0)
+                    found = explore(program.build(), keeper=keeper)
+                    break
+                except Killed:
+                    keeper._db.close()
+            assert found.result.mistrusted == plain.result.mistrusted
+            assert list(found.order) == list(plain.order)
+            assert [v.prop for v in found.result.violations] == [
+                v.prop for v in plain.result.violations
+            ]
+            mistrusted += bool(plain.result.mistrusted) and attempt > 0
+    assert mistrusted >= 3
+
+
+def test_a_budget_and_then_a_larger_one(tmp_path: Path) -> None:
+    asked = question("z1", FIXED)
+    path = tmp_path / "x"
+    first = ask(
+        asked, budget=Budget(states=700), keeper=Checkpoint(path, "x", resume=False)
+    ).exploration
+    assert first.stopped == "the budget of 700 states is used up"
+    second = ask(asked, keeper=Checkpoint(path, "x", resume=True))
+    assert second.exploration.exhausted
+    assert second.sentence() == ask(asked).sentence()
+    assert second.exploration.states == ask(asked).exploration.states
+
+
+# --- from the command line --------------------------------------------------------------------
+
+CHECK = [sys.executable, "-m", "tdpmmu.cli.main", "check", "nx-recovery", "--json"]
+SIZE = ["--roots", "1", "--vcpus", "2", "--legacy", "0"]
+
+
+def run(*more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CHECK, *SIZE, *more], capture_output=True, text=True)
+
+
+def test_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    whole = json.loads(run().stdout)
+    killed = 0
+    for wait in (1.0, 1.5, 2.0, 60.0):
+        option = "--resume" if path.exists() else "--checkpoint"
+        process = subprocess.Popen(
+            [*CHECK, *SIZE, option, str(path), "--every", "0"], stdout=subprocess.PIPE, text=True
+        )
+        began = time.monotonic()
+        while process.poll() is None and time.monotonic() - began < wait:
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        out = process.communicate()[0]
+    assert killed >= 1
+    answer = json.loads(out)
+    assert {**answer, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_errors(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert run("--vcpus", "0", "--checkpoint", str(path)).returncode in (0, 1)
+    for more, what in (
+        (["--checkpoint", str(path)], "is there already"),
+        (["--resume", str(tmp_path / "no")], "no such file"),
+        (["--resume", str(path)], "is of another question"),
+        (["--resume", str(path), "--checkpoint", "y"], "leave --checkpoint out"),
+        (["--checkpoint", str(tmp_path / "no" / "x")], "cannot be written"),
+    ):
+        done = run(*more)
+        assert done.returncode == 2
+        assert what in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The file of a finished search."""
+    path = tmp_path / "x"
+    explore(question("z1", FIXED).build().machine, keeper=Checkpoint(path, "x", resume=False))
+    return path
+
+
+def resumed(path: Path) -> None:
+    explore(question("z1", FIXED).build().machine, keeper=Checkpoint(path, "x", resume=True))
+
+
+def test_damage(saved: Path) -> None:
+    resumed(saved)
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[:5000])
+    with pytest.raises(CheckpointError, match=r"x: (damaged|not a checkpoint)"):
+        resumed(saved)
+    saved.write_bytes(b"something else" * 1000)
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        resumed(saved)
+    for sql in (
+        "UPDATE words SET data = zeroblob(length(data)) WHERE name = 'order'",
+        "DELETE FROM words WHERE name = 'pool'",
+        "DELETE FROM about WHERE key = 'state'",
+        "UPDATE about SET value = '{' WHERE key = 'state'",
+    ):
+        saved.write_bytes(whole)
+        with sqlite3.connect(saved) as db:
+            db.execute(sql)
+        db.close()
+        with pytest.raises(CheckpointError, match="x: damaged"):
+            resumed(saved)
+
+
+def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SLICE", 150)
+    path = tmp_path / "x"
+    keeper = Checkpoint(path, "x", resume=False, every=0)
+    keeper._db.execute("PRAGMA max_page_count = 60")
+    build = question("z1", FIXED).build
+    with pytest.raises(CheckpointError, match="full; the last checkpoint in it is whole"):
+        explore(build().machine, keeper=keeper)
+    keeper._db.close()
+    again = Checkpoint(path, "x", resume=True)
+    assert again.state["control"][0] > 0
+    same(explore(build().machine, loop=PLAIN), explore(build().machine, keeper=again))
+
+
+def test_code_that_does_something_else(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match="the threads' code does not do what it did"):
+        explore(question("z1", BUG).build().machine, keeper=Checkpoint(saved, "x", resume=True))
