@@ -13,20 +13,16 @@ A test that fails shows the interleaving that goes wrong, and the token that rep
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from tdpmmu.notebook import Patch
     from tdpmmu.scenarios.question import Verdict
-
-Patch = str | type[Any]
-"""A patch by name, as ``FILE.py:CLASS``, or the class itself."""
 
 _WIDTH = 88
 
@@ -59,38 +55,22 @@ def ask(
     Unexpected if the verdict is another one, or the budget runs out; ValueError for a question
     that makes no sense.
     """
-    from tdpmmu.cli.check import make_question
-    from tdpmmu.cli.errors import UsageError
-    from tdpmmu.scenarios.question import ask as explore
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.notebook import check
 
-    patches = (patch,) if isinstance(patch, (str, type)) else tuple(patch)
-    try:
-        question = make_question(
-            _reference(scenario),
-            kernel,
-            tuple(_reference(one) for one in patches),
-            parameters,
-            properties,
-        )
-    except UsageError as error:
-        raise ValueError(str(error)) from None
-    verdict = explore(question, budget=Budget(states, seconds, 0))
+    verdict = check(
+        kernel=kernel,
+        patch=patch,
+        scenario=scenario,
+        properties=properties,
+        seconds=seconds,
+        states=states,
+        **parameters,
+    )
     wanted = (expect,) if isinstance(expect, str) else tuple(expect)
     problem = _problem(verdict, () if wanted == ("holds",) else wanted)
     if problem:
         raise Unexpected(f"{problem}\n\n{_told(verdict)}".rstrip(), verdict)
     return verdict
-
-
-def _reference(one: str | type[Any]) -> str:
-    """``FILE.py:CLASS`` of a class, by a path from here if it is below."""
-    if isinstance(one, str):
-        return one
-    file = Path(inspect.getfile(one)).resolve()
-    here = Path.cwd()
-    path = file.relative_to(here) if file.is_relative_to(here) else file
-    return f"{path}:{one.__qualname__}"
 
 
 def _problem(verdict: Verdict, wanted: tuple[str, ...]) -> str:

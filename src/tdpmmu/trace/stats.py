@@ -9,7 +9,8 @@ and ``nx_lpage_splits``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from html import escape
 
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.trace.detect import FAMILY_NAMES, Detector
@@ -74,6 +75,18 @@ class TraceStats:
     def exact(self) -> bool:
         """Nothing is missing from the trace and everything in it fits together."""
         return not self.doubts
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a row for each marker."""
+        names = [one.name for one in fields(Row)]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{escape(str(getattr(row, name)))}</td>' for name in names)}</tr>"
+            for row in self.rows
+        )
+        sure = "exact" if self.exact else f"not exact from {self.unit} {self.doubts[0][0]} on"
+        what = f"{self.name}: {self.format_name}, {self.changes} SPTE changes; {sure}"
+        return f"<table><caption>{escape(what)}</caption><tr>{head}</tr>{body}</table>"
 
     @property
     def kernel_text(self) -> str:
