@@ -36,6 +36,16 @@ def test_sites_have_names_that_can_be_built_again(kernel: str) -> None:
         assert patch.site == site
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_flush_is_a_site_where_it_is_called_for(kernel: str) -> None:
+    """A removal inside the flush itself would remove nothing, and call everything needless."""
+    assert not [
+        one
+        for one in sites(kernel_class(kernel), ("no-flush",))
+        if "flush_remote_tlbs" in one.function
+    ]
+
+
 def test_names_of_another_form_are_not_removals() -> None:
     assert removal("flush-on-nx-zap") is None
     assert removal("no-such-thing@F") is None
