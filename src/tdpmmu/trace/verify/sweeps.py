@@ -7,10 +7,10 @@ the ordinary way, change by change.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable
-from operator import xor
+from functools import cache
 from typing import NamedTuple
 
 from tdpmmu.arch.spte import BASE_ADDR_MASK
@@ -18,6 +18,8 @@ from tdpmmu.trace.fields import SpteChange
 from tdpmmu.trace.verify.forest import ENTRIES, Forest, Node
 from tdpmmu.trace.verify.kinds import Kind, Kinds
 from tdpmmu.trace.verify.threads import TEARDOWN, UNKNOWN, Thread
+
+_FLAGS = (1 << 64) - 1 & ~BASE_ADDR_MASK
 
 Columns = tuple[tuple[int, ...], ...]
 """Of :class:`SpteChange`."""
@@ -59,17 +61,18 @@ def sweep(columns: Columns, forest: Forest, kinds: Kinds, thread: Thread) -> int
     if frozen != (count if removed else 0) or (removed and index <= table.removed_to):
         return None
     rebuilt = table.entries[index : index + count]
-    if rebuilt != array("Q", olds) and not all(map(forest._same, rebuilt, olds)):
+    before, after = array("Q", olds), array("Q", news)
+    if rebuilt != before and not all(map(forest._same, rebuilt, olds)):
         return None
     first = kinds.of(level, olds[0], news[0])
-    total = _sum(level, olds, news, forest, kinds)
+    total = _sum(level, before, after, forest, kinds)
     if total is None or not _simple(first):
         return None
     if not removed and total.takes and thread.context not in (UNKNOWN, TEARDOWN):
         return None  # each of them owes a flush
     change = SpteChange(as_ids[0], gfns[0], level, olds[0], news[0])
     forest.enter(change, first, table, thread)
-    table.entries[index : index + count] = array("Q", news)
+    table.entries[index : index + count] = after
     forest.pages[level] += total.leaves - first.leaves
     if removed:
         table.removed_to = index + count - 1
@@ -100,16 +103,17 @@ def _table(
 
 
 def _sum(
-    level: int, olds: tuple[int, ...], news: tuple[int, ...], forest: Forest, kinds: Kinds
+    level: int, olds: array[int], news: array[int], forest: Forest, kinds: Kinds
 ) -> _Sum | None:
     """The changes by their kinds; None if one is not simple.
 
     Frames matter only where both values are present: they have to be the same.
     """
-    present, mask = forest.fmt.mmu_present, (~BASE_ADDR_MASK).__and__
-    moved = any(bits & BASE_ADDR_MASK for bits in set(map(xor, olds, news)))
+    present = forest.fmt.mmu_present
+    was, now = _lanes(olds), _lanes(news)
+    moved = (was ^ now) & _every(BASE_ADDR_MASK, len(olds))
     leaves = takes = 0
-    for (old, new), count in _pairs(olds, news, present, mask).items():
+    for (old, new), count in _pairs(olds, news, was, now, present).items():
         kind = kinds.of(level, old, new)
         if not _simple(kind) or (moved and old & present and new & present):
             return None
@@ -119,20 +123,37 @@ def _sum(
 
 
 def _pairs(
-    olds: tuple[int, ...], news: tuple[int, ...], present: int, mask: Callable[[int], int]
+    olds: array[int], news: array[int], was: int, now: int, present: int
 ) -> dict[tuple[int, int], int]:
     """How many changes there are of each old to each new value, without frames where present."""
-    was, now = set(map(mask, olds)), set(map(mask, news))
-    if len(was) == len(now) == 1 and was.pop() & present:
-        new = mask(news[0])
+    count = len(olds)
+    old, new = olds[0], news[0]
+    flags = _every(_FLAGS, count)
+    if old & present and was & flags == _every(old & _FLAGS, count):
         if new & present:
-            return {(mask(olds[0]), new): len(olds)}
-        if news.count(news[0]) == len(news):
-            return {(mask(olds[0]), news[0]): len(olds)}
+            if now & flags == _every(new & _FLAGS, count):
+                return {(old & _FLAGS, new & _FLAGS): count}
+        elif now == _every(new, count):
+            return {(old & _FLAGS, new): count}
     return Counter(
-        (mask(old) if old & present else old, mask(new) if new & present else new)
+        (old & _FLAGS if old & present else old, new & _FLAGS if new & present else new)
         for old, new in zip(olds, news, strict=True)
     )
+
+
+def _lanes(values: array[int]) -> int:
+    """All values side by side in one number: most questions to them are one operation then."""
+    return int.from_bytes(values.tobytes(), sys.byteorder)
+
+
+@cache
+def _ones(count: int) -> int:
+    return _lanes(array("Q", [1]) * count)
+
+
+def _every(value: int, count: int) -> int:
+    """``count`` times the same value, side by side."""
+    return _ones(count) * value
 
 
 def _simple(kind: Kind) -> bool:
