@@ -53,6 +53,7 @@ class PageWalker:
         """TraceError if the formats lack what every kernel has."""
         self.odd = False
         self._bulk = runs
+        self._reach = _STRETCH
         self._order = cursor.order
         self._kinds = kinds
         self._layouts: dict[tuple[int, int], Layout] = {}
@@ -104,7 +105,6 @@ class PageWalker:
             found.append((ticks, cpu, count, LOST, None, 0, None))
             self.odd = True
         append = found.append
-        view = memoryview(data)
         type_shift, delta_shift = self._type_shift, self._delta_shift
         type_mask = 31 << type_shift
         peek, smallest, layouts = self._peek.unpack_from, self._peek.size, self._layouts
@@ -124,12 +124,16 @@ class PageWalker:
                 name, _, make, resolve, _ = layout.kind
                 kind = word & type_mask
                 if alike > _STRETCH and resolve is None:
-                    ahead, other = peek(data, at + _STRETCH * size)
-                    if other == number and ahead & type_mask == kind:
+                    following, next_number = peek(data, at + size)
+                    ahead, far_number = peek(data, at + _STRETCH * size)
+                    if (
+                        next_number == far_number == number
+                        and following & type_mask == ahead & type_mask == kind
+                    ):
                         count, ticks = self._stretch(
                             found,
                             layout,
-                            alike,
+                            min(alike, self._reach),
                             ticks,
                             cpu,
                             data,
@@ -141,23 +145,19 @@ class PageWalker:
                         )
                         at += count * size
                         continue
-                pick, limits = layout.pick, layout.limits
-                for values in layout.struct.iter_unpack(view[at : at + alike * size]):
-                    word = values[0]
-                    if word & type_mask != kind or values[1] != number:
-                        break
-                    ticks += word >> delta_shift & _TS_MASK
-                    if make is not None:
-                        if limits:
-                            layout.check(values, partial(cursor.fail, place=place + at))
-                        fields = make(pick(values))
-                    elif resolve is not None:
-                        name, fields = resolve(page, at + 4, partial(cursor.fail, place=place + at))
-                        self.odd = self.odd or name == SKIPPED
-                    else:
-                        fields = None
-                    append((ticks, cpu, values[2], name, fields, at + 4, page))
-                    at += size
+                values = layout.struct.unpack_from(data, at)
+                ticks += word >> delta_shift & _TS_MASK
+                if make is not None:
+                    if layout.limits:
+                        layout.check(values, partial(cursor.fail, place=place + at))
+                    fields = make(layout.pick(values))
+                elif resolve is not None:
+                    name, fields = resolve(page, at + 4, partial(cursor.fail, place=place + at))
+                    self.odd = self.odd or name == SKIPPED
+                else:
+                    fields = None
+                append((ticks, cpu, values[2], name, fields, at + 4, page))
+                at += size
                 continue
             delta = word >> delta_shift & _TS_MASK
             if length == _PADDING and not delta:
@@ -239,6 +239,8 @@ class PageWalker:
                 if word & type_mask != kind or numbers[i] != number
             )
             flat, words = flat[: count * width], words[:count]
+        # Twice as far as it went well, or farther if it always did: little is unpacked in vain.
+        self._reach = max(2 * count, _STRETCH if count < alike else self._reach)
         layout.check(flat, fail)
         deltas = [word >> delta_shift & _TS_MASK for word in words]
         deltas[0] += ticks
