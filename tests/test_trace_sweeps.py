@@ -19,8 +19,9 @@ from tdpmmu.trace.dat.files import read_container
 from tdpmmu.trace.dat.reader import DatReader
 from tdpmmu.trace.detect import Detector
 from tdpmmu.trace.records import Row, Run, TraceError
-from tdpmmu.trace.verify import verifier
-from tdpmmu.trace.verify.verifier import Result, verify
+from tdpmmu.trace.verify import follow
+from tdpmmu.trace.verify.findings import Result
+from tdpmmu.trace.verify.verifier import verify
 
 TRACES = Path(__file__).parent / "data" / "traces"
 TDP = ("6.1-tdp1", "6.12-tdp1")
@@ -69,14 +70,14 @@ def both(data: bytes, name: str) -> tuple[Result | str, Result | str]:
 @pytest.mark.parametrize("name", TDP)
 def test_recorded_runs_are_the_same_either_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     swept = []
-    sweep = verifier.sweep
+    sweep = follow.sweep
 
     def counting(columns, *rest):  # type: ignore[no-untyped-def]
         takes = sweep(columns, *rest)
         swept.append(len(columns[0]) if takes is not None else 0)
         return takes
 
-    monkeypatch.setattr(verifier, "sweep", counting)
+    monkeypatch.setattr(follow, "sweep", counting)
     data, changes = whole(name)
     one, other = both(data, name)
     assert one == other

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.main import app
 from tdpmmu.trace.text import TraceReader
-from tdpmmu.trace.verify.findings import FULL, NONE, PART
-from tdpmmu.trace.verify.verifier import Result, verify
+from tdpmmu.trace.verify.findings import FULL, NONE, PART, Result
+from tdpmmu.trace.verify.verifier import verify
 
 TRACES = Path(__file__).parent / "data" / "traces"
 KERNELS = ("6.1-tdp1", "6.12-tdp1")

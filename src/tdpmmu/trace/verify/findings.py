@@ -44,6 +44,28 @@ class Checked:
         self.enable += [one for one in enable if one not in self.enable]
 
 
+@dataclass(slots=True)
+class Result:
+    """``problems`` are places where the trace does not fit together, (line, what).
+
+    There are ``more_problems`` which are only counted.
+    """
+
+    name: str
+    format_name: str
+    kernel_text: str
+    events: int = 0
+    changes: int = 0
+    vms: int = 0
+    roots: int = 0
+    ambiguous: int = 0
+    checked: list[Checked] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    more_problems: int = 0
+
+
 class Findings:
     """Collects violations; ``counts`` are all, by property."""
 

@@ -18,50 +18,11 @@ from collections import Counter
 from tdpmmu.arch.spte import ACC_TRACK_SAVED_MASK, PT_WRITABLE_MASK, SpteFormat
 from tdpmmu.trace.fields import SpteChange
 from tdpmmu.trace.verify.kinds import Kind
+from tdpmmu.trace.verify.nodes import ENTRIES, Node, Root
 from tdpmmu.trace.verify.threads import TEARDOWN, Thread
 
-ENTRIES = 512
 _MOST_EMPTY = 8
 """How many roots without entries to keep: nobody says when one is freed."""
-
-
-class Node:
-    """A page table page at ``level``; ``gfn`` is the first that it covers.
-
-    ``partial``: not seen from its first entry on.  ``removed_to`` is the last entry that
-    ``handle_removed_pt`` has reported, -1 for none.
-    """
-
-    __slots__ = ("children", "entries", "gfn", "level", "partial", "removed_to", "root")
-
-    def __init__(self, level: int, gfn: int, fill: int, root: Root | None, partial: bool) -> None:
-        self.level = level
-        self.gfn = gfn
-        self.root = root
-        self.entries = array("Q", [fill]) * ENTRIES
-        self.children: dict[int, Node] = {}
-        self.partial = partial
-        self.removed_to = -1
-
-
-class Root(Node):
-    """A root: ``kvm`` is its VM, once known, ``successor`` the root that took its place."""
-
-    __slots__ = ("as_id", "kvm", "successor")
-
-    def __init__(self, level: int, fill: int, as_id: int, partial: bool) -> None:
-        super().__init__(level, 0, fill, None, partial)
-        self.root = self
-        self.as_id = as_id
-        self.kvm: int | None = None
-        self.successor: Root | None = None
-
-    def latest(self) -> Root:
-        """The root that is used in its place now."""
-        root = self
-        while root.successor is not None:
-            root = root.successor
-        return root
 
 
 class Forest:
@@ -187,23 +148,6 @@ class Forest:
             return roots
         known = kvm is not None and all(root.kvm is not None or not root.children for root in roots)
         return [root for root in roots if root.kvm == kvm] if known else None
-
-    def leaf_within(self, roots: list[Root], start: int, end: int) -> tuple[int, int] | None:
-        """The gfn and level of a leaf in ``[start, end)`` below these roots, if there is one."""
-        fmt = self.fmt
-        todo: list[Node] = [*roots]
-        while todo:
-            table = todo.pop()
-            size = 9 * (table.level - 1)
-            first = max(start - table.gfn, 0) >> size
-            last = min((end - table.gfn + (1 << size) - 1) >> size, ENTRIES)
-            for index in range(first, last):
-                spte = table.entries[index]
-                if index in table.children:
-                    todo.append(table.children[index])
-                elif fmt.is_shadow_present(spte) and fmt.is_last(spte, table.level):
-                    return table.gfn + (index << size), table.level
-        return None
 
     def _removed(self, thread: Thread, level: int, gfn: int, old: int) -> Node | None:
         for table in reversed(thread.removed):

@@ -16,6 +16,7 @@ from tdpmmu.trace.records import Record
 from tdpmmu.trace.verify.findings import Findings
 from tdpmmu.trace.verify.flushes import RCU_HEAD
 from tdpmmu.trace.verify.forest import Forest
+from tdpmmu.trace.verify.nodes import leaf_within
 from tdpmmu.trace.verify.threads import Thread
 
 ACCOUNTING = "page-accounting"
@@ -113,7 +114,7 @@ class Pages:
         self.torn += 1
         left = [f"{forest.pages[i + 1]} {name}" for i, name in enumerate(_SIZES)]
         left = [] if forest.several else [one for one in left if not one.startswith("0 ")]
-        if not left and (leaf := forest.leaf_within(roots, 0, forest.end)) is not None:
+        if not left and (leaf := leaf_within(forest.fmt, roots, 0, forest.end)) is not None:
             left = [f"gfn {leaf[0]:#x} at level {leaf[1]}"]
         if left:
             self._findings.violated(
@@ -132,7 +133,7 @@ class Pages:
         if not self.exact or roots is None or len({root.as_id for root in roots}) > 1:
             return
         self.unmaps += 1
-        left = self._forest.leaf_within(roots, start, end)
+        left = leaf_within(self._forest.fmt, roots, start, end)
         if left is not None:
             self._findings.violated(
                 Leftover.name,

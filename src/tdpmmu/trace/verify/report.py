@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from tdpmmu.trace.verify.findings import NONE
-from tdpmmu.trace.verify.verifier import Result
+from tdpmmu.trace.verify.findings import NONE, Result
 
 _MOST_PROBLEMS = 5
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from tdpmmu.arch.spte import BASE_ADDR_MASK
 from tdpmmu.trace.fields import SpteChange
-from tdpmmu.trace.verify.forest import ENTRIES, Forest, Node
+from tdpmmu.trace.verify.forest import Forest
 from tdpmmu.trace.verify.kinds import Kind, Kinds
+from tdpmmu.trace.verify.nodes import ENTRIES, Node
 from tdpmmu.trace.verify.threads import TEARDOWN, UNKNOWN, Thread
 
 _FLAGS = (1 << 64) - 1 & ~BASE_ADDR_MASK

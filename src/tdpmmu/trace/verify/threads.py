@@ -8,7 +8,7 @@ from tdpmmu.trace.records import Record, Row
 
 if TYPE_CHECKING:
     from tdpmmu.trace.verify.flushes import Debt
-    from tdpmmu.trace.verify.forest import Node, Root
+    from tdpmmu.trace.verify.nodes import Node, Root
 
 UNKNOWN, RECOVERY, LEAFS, FAULT, COLLAPSE, TEARDOWN = range(6)
 """What a thread changes SPTEs for.
