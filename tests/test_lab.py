@@ -22,6 +22,7 @@ from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.lab import make_room
 from tdpmmu.cli.main import app
 from tdpmmu.lab import kernels
+from tdpmmu.lab.binaries import trace_cmd
 from tdpmmu.lab.boot import Recording, boot
 from tdpmmu.lab.cases import Case, random_case
 from tdpmmu.lab.checks import CHECKS, Outcome, replay, run_checks, statistics, verify
@@ -36,6 +37,9 @@ from tdpmmu.lab.shrink import shrink
 from tdpmmu.lab.steps import KINDS, describe, driver_program, parse
 from tdpmmu.lab.vm import VmSetup
 from tdpmmu.scenarios.script import Script
+from tdpmmu.trace.opening import open_trace
+from tdpmmu.trace.prog import read_prog
+from tdpmmu.trace.stats import compare, trace_stats
 from tdpmmu.versions.registry import kernel_class
 
 TWO = VmSetup(vcpus=2, blocks=8)
@@ -359,7 +363,13 @@ def test_a_real_kernel(version: str, tmp_path: Path) -> None:
     """Two lists in one boot: one that all checks are good for, one with everything in it."""
     kernel = kernel_or_skip(version)
     jobs = [job(VmSetup(blocks=8), PLAIN), job(VmSetup(vcpus=2, blocks=8), STEPS)]
-    plain, recording = boot(kernel, jobs, tmp_path / "out", 120)
+    extra = trace_cmd() if shutil.which("trace-cmd") else None
+    plain, recording = boot(kernel, jobs, tmp_path / "out", 120, extra=extra)
+    if extra:
+        with open_trace(str(plain.directory / "trace.dat")) as binary:
+            stats = trace_stats(binary)
+        assert stats.exact
+        assert not compare(stats, read_prog(str(plain.prog)), "prog.txt")[1]
     outcomes = run_checks(plain)
     assert [outcome.check for outcome in outcomes] == ["stats", "replay", "verify"]
     for outcome in (*outcomes, statistics(recording)):
