@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,6 @@ def boot(
 
 
 def _run(command: list[str], console: Path, timeout: float, heard: Callable[[str], None]) -> None:
-    import threading
-
     with (
         console.open("w", encoding="utf-8") as log,
         subprocess.Popen(
