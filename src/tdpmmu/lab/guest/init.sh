@@ -66,7 +66,7 @@ for job in $(cd /lab/jobs && ls | sort -n); do
 	echo 0 >$T/tracing_on
 	cat $T/trace >/out/$job/trace.txt
 	if [ -x /bin/trace-cmd ]; then
-		trace-cmd extract -o /out/$job/trace.dat >/out/$job/trace-cmd.txt 2>&1
+		trace-cmd extract -k -o /out/$job/trace.dat >/out/$job/trace-cmd.txt 2>&1
 	fi
 	say "job $job: $(cat /out/$job/status)"
 done
