@@ -27,8 +27,8 @@ FEW: dict[str, str] = {
         "z25 leak, z65 uses a freed root."
     ),
     "spte-transition": (
-        "KVM's own WARN comes first (z10). What the model found itself has no fix upstream "
-        "(docs/findings.md, ageing without the lock)."
+        "Of most such changes KVM's own WARN comes first (z10). What the model found itself has no "
+        "fix upstream (docs/findings.md, ageing without the lock)."
     ),
     "flush-request-lost": (
         "Of the sibling of z38 in nVMX only the subject is known to us, and the flushes of z39 are "
