@@ -12,6 +12,7 @@ from tdpmmu.cli.compare import compare
 from tdpmmu.cli.decode import CONTEXT_SETTINGS, decode
 from tdpmmu.cli.entry import main
 from tdpmmu.cli.explain import explain
+from tdpmmu.cli.explore import explore
 from tdpmmu.cli.kernels import kernels
 from tdpmmu.cli.lab import lab_app
 from tdpmmu.cli.record import record
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command(short_help="Explore every interleaving of a scenario.")(check)
 app.command(short_help="Replay a token: what each CPU does, step by step.")(explain)
+app.command(short_help="Drive a scenario by hand.")(explore)
 app.command(short_help="Can two kernels or patches be told apart?")(compare)
 app.command(short_help="Explain SPTEs.", context_settings=CONTEXT_SETTINGS)(decode)
 app.command(short_help="List the kernels and patches.")(kernels)

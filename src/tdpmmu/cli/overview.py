@@ -9,6 +9,7 @@ Is a flush, a lock, an order needed? Ask, and read the run that goes wrong:
   tdpmmu check nx-recovery -k 5.12-rc4    explore all orders of a scenario
   tdpmmu check my_patch.py                the same with a patch of your own
   tdpmmu explain TOKEN --html run.html    a run as text, as a page, for a mail
+  tdpmmu explore script                   drive a scenario by hand
   tdpmmu compare 5.12 5.12-rc4            can two kernels be told apart?
   tdpmmu flushes nx-recovery              take each flush away: was it needed?
   tdpmmu audit nx-recovery                the same for locks, RCU, yields

@@ -1,0 +1,1 @@
+"""Scenarios driven by hand, in a terminal."""
