@@ -85,7 +85,7 @@ def shown(page: Page, panel: str) -> list[tuple[str, str]]:
 
 def expected(run: dict[str, Any], at: int, panel: int) -> list[tuple[str, str]]:
     rows = (run["rows"][row] for row in run["panels"][run["states"][at][panel]])
-    return [(row[2], row[3].replace("->", "→")) for row in rows]
+    return [(row[2], row[3].replace(" -> ", " → ")) for row in rows]
 
 
 def zap(run: dict[str, Any]) -> int:

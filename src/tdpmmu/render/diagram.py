@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _arrows(
 
 
 def _pretty(text: str) -> str:
-    return text.replace("->", "\u2192")
+    return re.sub(r"(^| )->(?= |$)", "\\1\u2192", text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@
     for (const child of children) if (child !== null && child !== "") node.append(child);
     return node;
   }
-  const arrows = (text) => text.replaceAll("->", "\u2192");
+  const arrows = (text) => text.replace(/(^| )->(?= |$)/g, "$1\u2192");
   const last = () => run.steps.length;
   const step = () => stops[at];
   const every = () => find("every").checked;

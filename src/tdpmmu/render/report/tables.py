@@ -43,12 +43,14 @@ class _Walk:
                 continue
             if page.number in loaded or (header.root == page.number and step[page.state] == USED):
                 yield self._root(page, header)
-                yield from self._entries(page, header, header.gfn, 1)
+                yield from self._entries(page, header, 0, 1)
         for page in self._detached():
             header = step[page.header]
             yield self._unlinked(page, header)
             if header is not None:
-                yield from self._entries(page, header, header.gfn, 1)
+                # Where a shadow page was only the way to it says.
+                address = header.gfn if header.direct else 0
+                yield from self._entries(page, header, address, 1)
         for page in self._pages:
             if step[page.state] == FREED and (who := self._walkers(page)):
                 text = f"freed; {who} may still walk it"
@@ -78,6 +80,8 @@ class _Walk:
             if page.number in step[vcpu.loaded]
         ]
         kind = f"root of address space {header.as_id}" if header.tdp else "root of shadow pages"
+        if not header.direct:
+            kind += f", of the guest's table in gfn {header.gfn:#x}"
         notes = [f"loaded by {', '.join(users)}" if users else "loaded by nobody"]
         notes += [f"root_count {step[page.root_count]}"]
         notes += ["invalid"] if step[page.invalid] else []
@@ -88,6 +92,8 @@ class _Walk:
         waits = step[page.state] == QUEUED
         text = "waits for a grace period" if waits else "no longer, or not yet, linked"
         size = f"{spte.size(header.level)} entries" if header is not None else ""
+        if header is not None and not header.direct:
+            size += f" of the guest's table in gfn {header.gfn:#x}"
         who = self._walkers(page)
         note = f"{who} may still walk it" if who else ""
         return Row(page.name, 0, page.name, text, BUSY, ", ".join(filter(None, (size, note))))
@@ -151,6 +157,6 @@ class _Walk:
             kind = BUSY
         elif not fmt.is_shadow_present(value):
             kind = PLAIN
-        where = f"gfn {at:#x} {spte.size(header.level)}"
+        where = f"{'gfn' if header.direct else 'address'} {at:#x} {spte.size(header.level)}"
         label = f"{page.name}[{index}]"
         return Row(label, depth, label, f"{where}: {text}", kind, note, f"SPTE {value:#x}")
