@@ -119,6 +119,31 @@ def test_sets_that_grow_from_next_to_nothing(monkeypatch: pytest.MonkeyPatch) ->
     both(lambda: question("z1", FIXED).build().machine)
 
 
+def test_numbers_that_need_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 16 bits were not enough for positions, nor 8 for the states found from one."""
+    widened = []
+
+    def widen(store: Store, position: int, turns: int) -> None:
+        if len(store) > 50 and store.rows.itemsize == 2:
+            widened.append(len(store))
+            real(store, 1 << 16, 1 << 8)
+
+    real = Store.make_room_for
+    monkeypatch.setattr(Store, "make_room_for", widen)
+    both(lambda: question("z1", FIXED).build().machine)
+    assert widened
+
+
+def test_room_is_made_when_it_is_needed() -> None:
+    ctl = control.np.zeros(control.FIELDS, "int64")
+    ctl[control.THREADS] = 3
+    store = Store(ctl)
+    store.make_room_for((1 << 16) - 1, 85)
+    assert (store.rows.itemsize, store.children.itemsize) == (2, 1)
+    store.make_room_for(1 << 16, 86)
+    assert (store.rows.itemsize, store.children.itemsize) == (4, 2)
+
+
 def test_parents() -> None:
     for seed in range(20):
         made = [explore(random_program(seed, LOCKING).build(), loop=w) for w in (PLAIN, COMPILED)]

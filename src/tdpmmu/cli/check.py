@@ -346,6 +346,10 @@ def print_verdict(
     if stats:
         print(f"  shared states {result.shared:,}; positions {result.positions}")
         print(f"  segments run {result.segments_run:,}; replays {result.replays:,}")
+        if result.memory:
+            each = (result.memory["states"] + result.memory["places"]) / result.states
+            sizes = ", ".join(f"{k} {v / 2**20:.1f} MiB" for k, v in result.memory.items())
+            print(f"  compiled loop: {each:.1f} bytes a state; {sizes}")
         if unreduced is not None:
             print(f"  states without reduction: {unreduced}")
     for found in verdict.violations:

@@ -93,6 +93,8 @@ class Exploration:
     unseen: tuple[str, ...] = ()
     liveness: str = "not checked"
     mistrusted: tuple[str, ...] = ()
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes of the compiled loop's arrays, by what they are for; empty if the plain one searched."""
 
 
 @contextmanager

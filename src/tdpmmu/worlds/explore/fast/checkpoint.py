@@ -32,6 +32,18 @@ KEPT = (c.CURRENT, c.COUNT, c.TRANSITIONS, c.DEPTH, c.LEVEL_ENDS, c.PLACES, c.EN
 """Fields of the control block that are kept."""
 
 
+WORDS: dict[str, type[np.generic]] = {
+    "order": np.uint64,
+    "children": np.uint16,
+    "rows": np.uint32,
+    "values": np.uint32,
+    "hashes": np.uint64,
+    "pool": np.int64,
+    "journal": np.int64,
+}
+"""What is kept, and as what."""
+
+
 class CheckpointError(Exception):
     """The file cannot be written, or is not what it should be: one line that says so."""
 
@@ -127,7 +139,7 @@ class Checkpoint:
                 self._put("mistrusted", self.mistrusted)
             for name, words in arrays.items():
                 for start in range(self._saved.get(name, 0), len(words), PIECE):
-                    data = words[start : start + PIECE].tobytes()
+                    data = words[start : start + PIECE].astype(WORDS[name]).tobytes()
                     db.execute(
                         "INSERT INTO words VALUES (?, ?, ?, ?)",
                         (name, start, data, zlib.crc32(data)),
@@ -157,7 +169,8 @@ class Checkpoint:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def _words(self, name: str, dtype: np.dtype[np.generic]) -> Words:
+    def _words(self, name: str) -> Words:
+        dtype = np.dtype(WORDS[name])
         pieces = []
         at = 0
         for start, data, crc in self._db.execute(
@@ -172,9 +185,8 @@ class Checkpoint:
     def restore(self, loop: CompiledLoop) -> None:
         """Fill a loop that has not begun with what was saved."""
         ctl = loop.store.ctl
-        wanted = self._arrays(loop)
         try:
-            found = {name: self._words(name, words.dtype) for name, words in wanted.items()}
+            found = {name: self._words(name) for name in WORDS}
         except sqlite3.Error as error:
             raise CheckpointError(f"{self.path}: damaged: {error}") from None
         ctl[list(KEPT)] = self.state["control"]

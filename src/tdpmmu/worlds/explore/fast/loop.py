@@ -60,6 +60,7 @@ class CompiledLoop:
         children = np.bincount(np.array(parents, np.int64), minlength=current)
         for one in explorer.shared:
             known.intern(one)
+        store.make_room_for(max(map(len, explorer.positions)), int(children.max(initial=0)))
         store.take_over(shared, np.stack(columns, axis=1), children, current)
         for thread, table in enumerate(explorer._tables):
             flags_of = explorer._progress[thread]
@@ -77,6 +78,7 @@ class CompiledLoop:
                     )
                     for i, delta in enumerate(entry)
                 ]
+                store.make_room_for(0, len(turns))
                 kind = c.URGENT if type(entry) is list else c.FREE
                 known.add_entry(thread, number, position, kind, len(turns), turns)
         ctl = store.ctl
@@ -147,6 +149,11 @@ class CompiledLoop:
         finally:
             explorer.result.transitions = int(ctl[c.TRANSITIONS])
             explorer.result.depth = int(ctl[c.DEPTH])
+            explorer.result.memory = self.bytes_used()
+
+    def bytes_used(self) -> dict[str, int]:
+        """What the arrays take, by what they are for."""
+        return {**self.store.bytes_used(), **self.known.bytes_used()}
 
     def _fill(self) -> None:
         """Run the thread's own code for a look-up that missed."""
@@ -166,6 +173,8 @@ class CompiledLoop:
         choices, outcomes = explorer.choices_from(
             thread, explorer.shared[shared], position, current
         )
+        for outcome in outcomes:
+            self.store.make_room_for(outcome.position, len(outcomes))
         kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
         if choices.rival is not None:
             kind, above, outcomes = c.BLOCKED, choices.rival, []
@@ -243,7 +252,7 @@ class CompiledLoop:
     def _grow(self, code: int) -> bool:
         """Make room, if the budget of memory has any."""
         memory = self.explorer.budget.memory
-        used = {**self.store.bytes_used(), **self.known.bytes_used()}
+        used = self.bytes_used()
         what, grow, factor = {
             c.FULL_STATES: ("states", self.store.grow_states, 0.5),
             c.FULL_PLACES: ("places", self.store.grow_places, 0.5),

@@ -1,8 +1,9 @@
 """The arrays that :mod:`~tdpmmu.worlds.explore.fast.kernels` works on, and their growth.
 
-For each state: 8 bytes for itself, 2 for the number of states first found from it (which is all
+For each state: 8 bytes for itself, 1 for the number of states first found from it (which is all
 that is needed to find its parent, since parents come in order), and a slot of 4 bytes, slots being
-at most 4/5 full.  Places are rows of 4 bytes for each thread, with slots likewise.
+at most 4/5 full.  Places are rows of 2 bytes for each thread, with slots likewise.  Where numbers
+are too large for that, they are given more room.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from tdpmmu.worlds.explore.fast import kernels as k
 
 Words = npt.NDArray[Any]
 
+MANY = 1 << 22
+
 MOST_NUMBERS = 1 << 31
 """States, or places, beyond which numbers have no room in a slot."""
 
@@ -26,6 +29,11 @@ def slots_for(capacity: int) -> int:
     return capacity * 5 // 4 + 8
 
 
+def more(capacity: int) -> int:
+    """The next capacity."""
+    return capacity + capacity // (2 if capacity < MANY else 4)
+
+
 class Store:
     """States in the order in which they were found, and places."""
 
@@ -33,9 +41,9 @@ class Store:
         self.ctl = ctl
         self.threads = int(ctl[c.THREADS])
         self.order: Words = np.empty(0, np.uint64)
-        self.children: Words = np.empty(0, np.uint16)
+        self.children: Words = np.empty(0, np.uint8)
         self.slots: Words = np.empty(0, np.uint32)
-        self.rows: Words = np.empty(0, np.uint32)
+        self.rows: Words = np.empty(0, np.uint16)
         self.row_slots: Words = np.empty(0, np.uint32)
         self.grow_states(states)
         self.grow_places(states // 4)
@@ -43,8 +51,8 @@ class Store:
     # --- growth -------------------------------------------------------------------------------
 
     def grow_states(self, capacity: int = 0) -> None:
-        """Room for half as many more states, or for ``capacity``."""
-        capacity = capacity or len(self.order) * 3 // 2
+        """Room for more states, or for ``capacity``."""
+        capacity = capacity or more(len(self.order))
         if capacity >= MOST_NUMBERS:
             raise OverflowError(f"more than {MOST_NUMBERS:,} states")
         self.slots = np.empty(0, np.uint32)  # given back before the new ones are asked for
@@ -56,14 +64,21 @@ class Store:
         k.index_states(self.order, count, self.slots, self.ctl[c.NUMBER_BITS])
 
     def grow_places(self, capacity: int = 0) -> None:
-        """Room for half as many more places, or for ``capacity``."""
-        capacity = capacity or len(self.rows) // self.threads * 3 // 2
+        """Room for more places, or for ``capacity``."""
+        capacity = capacity or more(len(self.rows) // self.threads)
         self.row_slots = np.empty(0, np.uint32)
         self.rows.resize(capacity * self.threads, refcheck=False)
         self.row_slots = np.zeros(slots_for(capacity), np.uint32)
         self.ctl[c.PLACE_BITS] = (capacity + 1).bit_length()
         count = int(self.ctl[c.PLACES])
         k.index_places(self.rows, count, self.threads, self.row_slots, self.ctl[c.PLACE_BITS])
+
+    def make_room_for(self, position: int, turns: int) -> None:
+        """Widen what a position, or the turns of one thread, would not fit into."""
+        if position > np.iinfo(self.rows.dtype).max:
+            self.rows = self.rows.astype(np.uint32)
+        if turns * self.threads > np.iinfo(self.children.dtype).max:
+            self.children = self.children.astype(np.uint16)
 
     # --- filling ------------------------------------------------------------------------------
 
@@ -85,6 +100,7 @@ class Store:
 
     def restore(self, order: Words, children: Words, rows: Words) -> None:
         """States and places as they were saved."""
+        self.make_room_for(int(rows.max(initial=0)), int(children.max(initial=0)))
         self.order.resize(max(len(self.order), 2 * len(order)), refcheck=False)
         self.order[: len(order)] = order
         self.rows.resize(max(len(self.rows), 2 * len(rows)), refcheck=False)
