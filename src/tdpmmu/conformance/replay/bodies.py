@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
+from dataclasses import replace
 from typing import Any
 
 from tdpmmu.arch.spte import Access, SpteFormat
@@ -17,6 +18,8 @@ from tdpmmu.mmu.roots import NO_TDP_MMU
 from tdpmmu.trace.fields import SetSpte, SpteChange
 
 _HUGE = 512
+_ON = frozenset({"force", "1", "Y", "y"})
+"""Values of ``nx_huge_pages``; ``auto`` means off, as the lab's CPU does not need it."""
 
 
 class Bodies:
@@ -78,12 +81,25 @@ class Bodies:
             case Kind.SLOT_DELETE:
                 made = mmu.delete_memslot(*self._slot_of(call))
             case Kind.ZAP_ALL:
+                self._parameter(call, "nx_huge_pages").close()
                 made = mmu.zap_all_under_slots_lock()
+            case Kind.PARAMETER:
+                made = self._parameter(call, "nx_huge_pages_recovery_ratio")
             case Kind.RELEASE:
                 made = mmu.release()
             case Kind.UNKNOWN:
                 made = _nothing()
         return made  # type: ignore[no-any-return]
+
+    def _parameter(self, call: Call, which: str) -> Coroutine[Any, Any, Any]:
+        """Set a parameter that the model has, if this is about that one."""
+        name, text = call.parameter or ("", "")
+        config = self.kvm.config
+        if name == which == "nx_huge_pages":
+            self.kvm.config = replace(config, nx_huge_pages=text in _ON)
+        elif name == which and text.isdigit():
+            self.kvm.config = replace(config, recovery_ratio=int(text))
+        return _nothing()
 
     # --- faults ---------------------------------------------------------------------------------
 

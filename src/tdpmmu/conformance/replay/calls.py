@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     SLOT_DELETE = "memslot deleted"
     ZAP_ALL = "zap all"
     LOAD = "root loaded"
+    PARAMETER = "module parameter set"
     RELEASE = "end of the VM"
     UNKNOWN = "unknown"
 
@@ -69,10 +70,11 @@ class Call:
     """``seen`` is what it did, with the lines; ``last`` the line of the last event.
 
     For a fault: ``vcpu``, ``gfn``, ``access``, ``present`` from the error code, and what it found.
-    ``start``, ``end``: a notifier's range of host addresses.  ``slot``: the memslot that is told of
-    by a probe; ``protects``: write access is taken away as logging begins; ``since``: where the
-    thread was last seen before; ``published``: where others first see it.  ``over``: nothing more
-    can belong to it.  ``cut``: the trace ends before one knows.
+    ``start``, ``end``: a notifier's range of host addresses.  ``slot``: the memslot that a probe
+    tells of; ``parameter``: of the module, name and value; ``protects``: write access is taken away
+    as logging begins; ``since``: where the thread was last seen before; ``published``: where others
+    first see it.  ``over``: nothing more can belong to it.  ``cut``: the trace ends before one
+    knows.  ``lost``: another thread was first to change an entry, so that nothing came of it.
     """
 
     kind: Kind
@@ -89,11 +91,13 @@ class Call:
     start: int = 0
     end: int = 0
     slot: Memslot | None = None
+    parameter: tuple[str, str] | None = None
     protects: bool = False
     since: int = 0
     published: int | None = None
     over: bool = False
     cut: bool = False
+    lost: bool = False
 
     @property
     def pid(self) -> int:

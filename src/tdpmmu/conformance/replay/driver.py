@@ -10,6 +10,7 @@ from typing import Any
 from tdpmmu.arch.table import ClearSpteBits, CmpXchgSpte, WriteSpte, XchgSpte
 from tdpmmu.conformance.replay.inputs import Traced
 from tdpmmu.events.records import Event
+from tdpmmu.kernel.locks import Acquire
 from tdpmmu.kernel.rcu import Snapshot
 from tdpmmu.machine.op import Choose, Op
 from tdpmmu.worlds.live import LiveCall, Memory
@@ -79,14 +80,20 @@ class Driver:
         self.running.append(call)
         return call
 
-    def next_traced(self, call: Running) -> Traced | None:
-        """Let it go on to its next tracepoint; None at its end.  Stuck if it cannot."""
+    def next_traced(self, call: Running, *, loses: bool = False) -> Traced | None:
+        """Let it go on to its next tracepoint; None at its end.  Stuck if it cannot.
+
+        ``loses``: somebody is always first where it tries to change an entry.
+        """
         while call.op is not None:
             if isinstance(call.op, Traced):
                 return call.op
             if call.blocked():
                 self._make_way(call)
-            call.go()
+            if loses and isinstance(call.op, CmpXchgSpte):
+                call.answer(False)
+            else:
+                call.go()
         self._retire(call)
         return None
 
@@ -98,8 +105,13 @@ class Driver:
             call.go()
 
     def to_first_write(self, call: Running) -> None:
-        """Let it go on until it is about to change an SPTE, or is at its end.  Stuck: it cannot."""
+        """Let it go on until it is about to change an SPTE, or is at its end.  Stuck: it cannot.
+
+        Or until it takes a lock for read: when it does so shows only in its first change.
+        """
         while call.op is not None and not isinstance(call.op, (Traced, *_WRITES)):
+            if isinstance(call.op, Acquire) and call.op.mode == "read":
+                return
             if call.blocked():
                 self._make_way(call)
             call.go()

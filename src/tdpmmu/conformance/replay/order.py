@@ -27,6 +27,7 @@ class Order:
         self, kvm: Kvm, fmt: SpteFormat, names: Names, go_on: Callable[[Call], bool]
     ) -> None:
         self.chained = 0
+        self.by_hardware = 0
         self._kvm = kvm
         self._memory = kvm.layout.memory()
         self._format = fmt
@@ -78,6 +79,8 @@ class Order:
     def _find(self, call: Call, as_id: int, gfn: int, level: int, old: int) -> None:
         """Somebody else must have written ``old`` if the entry does not hold it."""
         cells = list(self._cells(as_id, gfn, level))
+        if len(cells) == 1:
+            self._set_by_hardware(cells[0], old, level)
         if not cells or any(self._holds(cell, old, level) for cell in cells):
             return
         for other in self._others(call):
@@ -94,6 +97,16 @@ class Order:
             if same and found and self._differ(new, old) == 0:
                 self._let_go(other)
                 return
+
+    def _set_by_hardware(self, cell: Cell, old: int, level: int) -> None:
+        """Accessed and dirty bits are there before anybody finds them."""
+        now = self._value(cell)
+        difference = self._names.same(old, now, level, bind=False)
+        bits = self._format.accessed | self._format.dirty
+        present = self._format.is_shadow_present(now)
+        if present and difference and not difference & ~bits and not difference & now:
+            self._memory[cell.chunk][cell.offset] = now | difference
+            self.by_hardware += 1
 
     def _let_go(self, call: Call) -> None:
         self.chained += self._go_on(call)

@@ -39,6 +39,7 @@ from tdpmmu.conformance.replay.vm import THREADS
 from tdpmmu.trace.fields import FastPageFault, SetSpte, SpteChange, SpteRequested
 
 MAX_DIVERGENCES = 20
+BY_HARDWARE = "accessed and dirty bits set by hardware"
 
 START, GO, EVENT, END = 0, 1, 2, 3
 """At one line: a call starts or publishes something, goes to its first change, traces, ends."""
@@ -52,7 +53,7 @@ AT_ONCE = frozenset(
         Kind.SLOT_CREATE,
         Kind.SLOT_DELETE,
         Kind.ZAP_ALL,
-        Kind.RELEASE,
+        Kind.PARAMETER,
     }
 )
 """Kinds of calls whose first sign comes when they hold their lock or have published a memslot."""
@@ -115,6 +116,7 @@ class Replay:
             elif call not in self._broken:
                 self._begin(call, line, self._driver.to_first_write)
         count(self.result.inputs, "writes seen before they were traced", self._order.chained)
+        count(self.result.explained, BY_HARDWARE, self._order.by_hardware)
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -148,7 +150,7 @@ class Replay:
 
     def _finish(self, call: Call, line: int) -> None:
         """The kernel's call is over: so must the model's be, without another change."""
-        if call.cut:
+        if call.cut and not call.lost:
             return
         running = self._running.get(call)
         if running is None:
@@ -156,7 +158,9 @@ class Replay:
                 return
             running = self._running[call] = self._driver.start(self._bodies.body(call))
         try:
-            while (traced := self._driver.next_traced(running)) is not None:
+            if call.lost:
+                count(self.result.inferred, "faults that lost an entry to somebody else")
+            while (traced := self._driver.next_traced(running, loses=call.lost)) is not None:
                 further = isinstance(traced.what, Changed | Sets | Gets | Zaps)
                 if further and not self._optional(traced.what):
                     model = show_model(traced.what)
@@ -274,7 +278,7 @@ class Replay:
         if old or new:
             if old & ~self._hardware or old & what.old or new & ~old or new & what.new:
                 return False
-            count(self.result.explained, "accessed and dirty bits set by hardware")
+            count(self.result.explained, BY_HARDWARE)
             memory = self._driver.memory
             if memory[what.sptep.chunk][what.sptep.offset] == what.new:
                 memory[what.sptep.chunk][what.sptep.offset] = what.new | new

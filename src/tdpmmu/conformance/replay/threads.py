@@ -20,7 +20,7 @@ from tdpmmu.conformance.replay.calls import (
     PageGot,
     PageZap,
 )
-from tdpmmu.conformance.replay.publish import find_publications
+from tdpmmu.conformance.replay.races import find_lost, find_publications
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.trace.fields import (
     FastPageFault,
@@ -42,7 +42,6 @@ STARTS: dict[str, Kind] = {
     "kvm_mmu_slot_remove_write_access": Kind.LOG_ON,
     "kvm_mmu_zap_collapsible_sptes": Kind.LOG_OFF,
     "kvm_mmu_recover_huge_pages": Kind.LOG_OFF,
-    "kvm_mmu_zap_all_fast": Kind.ZAP_ALL,
     "kvm_arch_flush_shadow_all": Kind.RELEASE,
     "kvm_mmu_notifier_release": Kind.RELEASE,
     "kvm_tdp_mmu_zap_all": Kind.RELEASE,
@@ -66,6 +65,7 @@ _MASK = frozenset({"base", "offset", "mask"})
 _WORKER = "kvm-nx-"
 _VCPU = re.compile(r"vcpu (\d+)")
 _RANGE = re.compile(r"mmu notifier unmap range: (?:0x)?([0-9a-f]+) -- (?:0x)?([0-9a-f]+)")
+_PARAMETER = re.compile(r"STEP param:(\w+)=(\S+)")
 _MMIO = re.compile(r"sptep:\S+ gfn ([0-9a-f]+) access [0-9a-f]+ gen ([0-9a-f]+)")
 
 
@@ -96,6 +96,7 @@ class Threads:
             call.cut = not call.over
         self.published_early = find_publications(self.calls)
         self._name_loads()
+        find_lost(self.calls)
 
     def _name_loads(self) -> None:
         """Which vCPU loads a root: the one that its thread runs next."""
@@ -131,9 +132,10 @@ class Threads:
         elif event == "mark_mmio_spte":
             self._mmio(record)
         elif event == "kvm_mmu_zap_all_fast":
-            self._goes_on(Kind.ZAP_ALL, record)
+            self._zap_all(record)
         elif event == "tracing_mark_write":
             self._open.pop(record.pid, None)
+            self._marker(record)
         elif record.function or isinstance(record.fields, Probe):
             self._function(record)
 
@@ -149,6 +151,13 @@ class Threads:
         """The thread's call of this kind, a new one if it is not in one."""
         call = self._open.get(record.pid)
         return self._start(kind, record) if call is None or call.kind is not kind else call
+
+    def _marker(self, record: Record) -> None:
+        """The lab's markers tell of module parameters that are set."""
+        match = _PARAMETER.match(record.text)
+        if match is not None:
+            call = self._start(Kind.PARAMETER, record)
+            call.parameter, call.over = (match[1], match[2]), True
 
     def _page_fault(self, record: Record) -> None:
         fields = parse_fields(record, self._reader)
@@ -184,9 +193,18 @@ class Threads:
             self._slot(record)
         elif name == ARM:
             self._arm(record, arguments >= _MASK)
+        elif name == "kvm_mmu_zap_all_fast":
+            self._zap_all(record)
         elif name in STARTS:
             call = self._goes_on(STARTS[name], record)
             call.protects = call.protects or call.kind is Kind.LOG_ON
+
+    def _zap_all(self, record: Record) -> None:
+        """For a memslot, or because the mitigation was switched."""
+        parameter = self._open.get(record.pid)
+        call = self._goes_on(Kind.ZAP_ALL, record)
+        if parameter is not None and parameter.kind is Kind.PARAMETER:
+            call.parameter = parameter.parameter
 
     def _slot(self, record: Record) -> None:
         """A probe that tells what becomes of a memslot."""
@@ -198,7 +216,9 @@ class Threads:
         base = number("old_base" if change == _DELETE else "base")
         pages = number("old_pages" if change == _DELETE else "pages")
         log = bool(number("flags") & _KVM_MEM_LOG_DIRTY_PAGES)
-        slot = Memslot(base, pages, number("as_id"), number("hva") >> 12, log)
+        # Of a slot that goes nothing is told but its gfns.
+        as_id, hva = (0, 0) if change == _DELETE else (number("as_id"), number("hva") >> 12)
+        slot = Memslot(base, pages, as_id, hva, log)
         if change == _DELETE:
             call = self._goes_on(Kind.ZAP_ALL, record)
             call.kind = Kind.SLOT_DELETE
@@ -251,7 +271,9 @@ class Threads:
         leaf = fmt.is_shadow_present(change.new) and fmt.is_last(change.new, change.level)
         if call.kind is Kind.FAULT and leaf:
             call.leaf = change.new
-            call.over = True
+            # The entries of a table that it replaces are still to come.
+            table = fmt.is_shadow_present(change.old) and not fmt.is_last(change.old, change.level)
+            call.over = not table
 
     def _requested(self, record: Record) -> None:
         fields = parse_fields(record, self._reader)

@@ -1,7 +1,7 @@
-"""When a memslot that a probe tells of was published: before the probe, as faults show.
+"""What only the events of other threads tell: lost races, and when memslots were published.
 
 ``kvm_swap_active_memslots`` publishes the slots, waits for SRCU readers, and only then comes
-``kvm_arch_commit_memory_region``.  Faults in between use the new slots already.
+``kvm_arch_commit_memory_region`` with its probe.  Faults in between use the new slots already.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from tdpmmu.arch.spte import Access
 from tdpmmu.conformance.replay.calls import Call, Kind
+from tdpmmu.trace.fields import SpteChange
 
 _HUGE = 512
 
@@ -59,3 +60,28 @@ _SIGNS = {
     Kind.LOG_OFF: _shows_no_logging,
     Kind.SLOT_CREATE: _shows_slot,
 }
+
+
+def find_lost(calls: Iterable[Call]) -> None:
+    """Mark the faults that asked for a page, set none, and were interfered with meanwhile."""
+    faults: dict[int, list[Call]] = {}
+    ordered = sorted(calls, key=lambda call: call.record.line)
+    following: dict[int, Call] = {}
+    ends: dict[Call, float] = {}
+    for call in reversed(ordered):
+        after = following.get(call.pid)
+        ends[call] = after.record.line if after is not None else float("inf")
+        following[call.pid] = call
+        if call.kind is Kind.FAULT and call.requested and call.leaf is None and not call.mmio:
+            faults.setdefault(call.gfn // _HUGE, []).append(call)
+    for other in ordered:
+        for line, seen in other.seen:
+            if not isinstance(seen, SpteChange) or seen.level > _MAX_LEVEL:
+                continue
+            for fault in faults.get(seen.gfn // _HUGE, ()):
+                if other.pid != fault.pid and fault.seen[0][0] < line < ends[fault]:
+                    fault.lost = True
+
+
+_MAX_LEVEL = 2
+"""Of entries that a fault for a gfn of one 2 MiB region may lose to somebody else."""
