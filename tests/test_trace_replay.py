@@ -26,9 +26,9 @@ TRACES = Path(__file__).parent / "data" / "traces"
 LEVELS = "levels asked for (kvm_mmu_spte_requested)"
 
 
-def replay(name: str, *patches: type[Any]) -> Result:
+def replay(name: str, *patches: type[Any], kernel: str | None = None) -> Result:
     with open_trace(str(TRACES / name / "trace.txt.xz")) as reader:
-        return replay_trace(reader, patches=patches)
+        return replay_trace(reader, kernel=kernel, patches=patches)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,26 @@ def test_every_event_of_the_legacy_mmu_agrees() -> None:
         LEVELS: (94, 94),
         "fast page faults": (31, 31),
     }
+
+
+@pytest.mark.parametrize(("name", "changes"), [("6.12-legacy", 59), ("6.1-legacy", 80)])
+def test_legacy_roots_are_given_up_and_made_again(name: str, changes: int) -> None:
+    """Memslots deleted and created, logging, recovery, mprotect, MMIO, with ``tdp_mmu=0``."""
+    result = replay(name, kernel=name.split("-")[0])
+    assert (result.agree, result.changes) == (changes, changes)
+    assert result.agrees
+    assert result.others["shadow pages zapped"] == (18, 18)
+    assert result.inputs["root loaded"] == 2
+
+
+@pytest.mark.parametrize(("name", "changes"), [("6.12-manual", 8230), ("6.1-manual", 7720)])
+def test_manual_protect(name: str, changes: int) -> None:
+    """``KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`` with 1, then with 3: initially all set."""
+    result = replay(name)
+    assert (result.agree, result.changes) == (changes, changes)
+    assert result.agrees
+    assert result.inputs["clear dirty log"] == 3
+    assert result.others["words of the dirty log armed again"] == (35, 35)
 
 
 class NotMarked(Linux_6_12):

@@ -104,7 +104,7 @@ class MemslotUpdates(Notifier):
         kvm = self.kvm
         await kvm.mmu_lock.write_lock()
         await self.reload_remote_mmus()
-        await self.zap_all_shadow_pages()
+        await self.zap_obsolete_pages()
         await self.tdp_mmu_zap_all()
         await kvm.mmu_lock.write_unlock()
 

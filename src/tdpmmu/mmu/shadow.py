@@ -157,18 +157,26 @@ class ShadowMmu(Unsync):
             await self.flush_remote_tlbs()
 
     async def zap_all_shadow_pages(self) -> None:
-        """The legacy half of ``kvm_mmu_zap_all`` and of ``kvm_mmu_zap_all_fast``.
-
-        In one go: ``kvm_zap_obsolete_pages`` breaks the lock after ten pages; nobody has them.
-        """
+        """The legacy half of ``kvm_mmu_zap_all``: the newest page first."""
         invalid_list = InvalidList()
-        while await self.zap_active_pages(invalid_list):
+        while await self.zap_active_pages(invalid_list, False):
             pass
         await self.commit_zap_page(invalid_list)
 
-    async def zap_active_pages(self, invalid_list: InvalidList) -> bool:
+    async def zap_obsolete_pages(self) -> None:
+        """``kvm_zap_obsolete_pages``, of ``kvm_mmu_zap_all_fast``: the oldest page first.
+
+        In one go: the kernel breaks the lock after ten pages; nobody has them.
+        """
+        invalid_list = InvalidList()
+        while await self.zap_active_pages(invalid_list, True):
+            pass
+        await self.commit_zap_page(invalid_list)
+
+    async def zap_active_pages(self, invalid_list: InvalidList, oldest_first: bool) -> bool:
         """One go over the list; true if it has to start again, as other pages went, too."""
-        for sp in await Read(self.kvm.active_mmu_pages):
+        pages = await Read(self.kvm.active_mmu_pages)
+        for sp in pages[::-1] if oldest_first else pages:
             if await Read(sp.invalid):
                 await Emit(Warned(f"{sp.name} on active_mmu_pages is invalid"))
                 continue

@@ -124,7 +124,7 @@ class Linux_5_13(Linux_5_12):
         await kvm.mmu_lock.write_lock()
         invalidated = await self.invalidate_all_roots()
         await self.reload_remote_mmus()
-        await self.zap_all_shadow_pages()
+        await self.zap_obsolete_pages()
         await kvm.mmu_lock.write_unlock()
         await kvm.mmu_lock.read_lock()
         await self.zap_invalidated_roots(invalidated)

@@ -201,6 +201,12 @@ class Replayed(Base):
             await Traced(Marks(it.gfn, self.kvm.format.mmio_generation(spte)))
         return result
 
+    async def set_mmio_spte(self, fault: Fault, sptep: Cell) -> str:
+        result = await super().set_mmio_spte(fault, sptep)
+        spte = await ReadSpte(sptep)
+        await Traced(Marks(fault.gfn, self.kvm.format.mmio_generation(spte)))
+        return result
+
     async def arm_gfns(self, slot: Memslot, gfns: tuple[int, ...], pool: int) -> None:
         await Traced(Arms(gfns))
         await super().arm_gfns(slot, gfns, pool)

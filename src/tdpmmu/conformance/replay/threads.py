@@ -311,13 +311,18 @@ class Threads:
         """A shadow page is found, made or zapped."""
         page = parse_fields(record, self._reader)
         assert isinstance(page, PageInfo)
-        if record.event == "kvm_mmu_prepare_zap_page":
-            self._current(record).see(record.line, PageZap(page.gfn, page.level))
-            return
         call = self._open.get(record.pid)
-        if call is None or call.requested is None:
-            call = self._start(Kind.LOAD, record)
-            call.over = True
+        root = page.level == self.root_level
+        if record.event == "kvm_mmu_prepare_zap_page":
+            if root and call is not None and call.kind is Kind.FAULT:
+                # A root that is obsolete is given up before the next one is loaded.
+                call = self._start(Kind.LOAD, record)
+            else:
+                call = self._current(record)
+            call.see(record.line, PageZap(page.gfn, page.level))
+            return
+        if call is None or root:
+            call = self._goes_on(Kind.LOAD, record)
         call.see(record.line, PageGot(page.gfn, page.level, record.text.endswith("new")))
 
     def _mmio(self, record: Record) -> None:
