@@ -186,6 +186,10 @@ def test_a_wrong_bit_is_found(tmp_path: Path, lines: list[str]) -> None:
     assert first.kernel == "gfn 0x1 level 1: 0x8000000000000000 -> 0xcc01e67"
     assert first.model == "gfn 0x1 level 1: 0x8000000000000000 -> 0x800000000cc01e67"
     assert any("map_target_level" in name for name in first.where)
+    # Each fetch that maps a page diverges, and nothing else does.
+    fetches = len(result.divergences) + result.more_divergences
+    assert fetches == 10
+    assert result.changes - result.agree == fetches
     text = to_text(result)
     assert "first divergence at line 34, in guest fault" in text
     assert "the first 3 SPTE changes agree" in text

@@ -91,7 +91,7 @@ def replay(recording: Recording) -> Outcome | None:
     from tdpmmu.conformance.replay.report import to_text
     from tdpmmu.conformance.replay.run import replay_trace
 
-    if recording.job.setup.mmu != "tdp":
+    if recording.job.setup.mmu == "shadow":
         return None
     try:
         if _never_mapped(read_prog(str(recording.prog))):

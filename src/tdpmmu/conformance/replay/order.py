@@ -78,10 +78,10 @@ class Order:
 
     def _find(self, call: Call, as_id: int, gfn: int, level: int, old: int) -> None:
         """Somebody else must have written ``old`` if the entry does not hold it."""
-        cells = list(self._cells(as_id, gfn, level))
+        cells = list(self.cells(as_id, gfn, level))
         if len(cells) == 1:
             self._set_by_hardware(cells[0], old, level)
-        if not cells or any(self._holds(cell, old, level) for cell in cells):
+        if not cells or any(self.holds(cell, old, level) for cell in cells):
             return
         for other in self._others(call):
             seen = self._next(other)
@@ -93,7 +93,7 @@ class Order:
                 new = seen.new
             else:
                 continue
-            found = any(self._holds(cell, seen.old, level) for cell in cells)
+            found = any(self.holds(cell, seen.old, level) for cell in cells)
             if same and found and self._differ(new, old) == 0:
                 self._let_go(other)
                 return
@@ -121,11 +121,12 @@ class Order:
     def _differ(self, one: int, other: int) -> int:
         return (one ^ other) & ~(self._format.accessed | self._format.dirty)
 
-    def _holds(self, cell: Cell, old: int, level: int) -> bool:
+    def holds(self, cell: Cell, old: int, level: int) -> bool:
+        """Whether an entry has this value of the kernel's, but for accessed and dirty bits."""
         difference = self._names.same(old, self._value(cell), level, bind=False)
         return difference is not None and self._differ(difference, 0) == 0
 
-    def _cells(self, as_id: int, gfn: int, level: int) -> Iterator[Cell]:
+    def cells(self, as_id: int, gfn: int, level: int) -> Iterator[Cell]:
         """The entries for a gfn at a level, in every root of an address space."""
         kvm, fmt = self._kvm, self._format
         for root in self._value(kvm.tdp_mmu_roots):

@@ -8,21 +8,16 @@ from typing import Any
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.conformance.replay.bodies import Bodies
 from tdpmmu.conformance.replay.calls import (
-    Armed,
     Call,
     Kind,
-    MmioMarked,
-    PageGot,
-    PageZap,
     Seen,
 )
+from tdpmmu.conformance.replay.compare import BY_HARDWARE, OTHERS, TRACED_AS, Comparison
 from tdpmmu.conformance.replay.driver import Driver, Running, Stuck
 from tdpmmu.conformance.replay.inputs import (
     Arms,
     Changed,
-    Fixed,
     Gets,
-    Marks,
     Requested,
     Sets,
     Traced,
@@ -32,14 +27,14 @@ from tdpmmu.conformance.replay.inputs import (
 from tdpmmu.conformance.replay.names import Names
 from tdpmmu.conformance.replay.order import Order
 from tdpmmu.conformance.replay.result import Divergence, Result, count
+from tdpmmu.conformance.replay.resync import Resync, let_go_of_locks
 from tdpmmu.conformance.replay.show import show, show_model, value
 from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.conformance.replay.untraced import Untraced
 from tdpmmu.conformance.replay.vm import THREADS
-from tdpmmu.trace.fields import FastPageFault, SetSpte, SpteChange, SpteRequested
+from tdpmmu.trace.fields import SetSpte, SpteChange
 
 MAX_DIVERGENCES = 20
-BY_HARDWARE = "accessed and dirty bits set by hardware"
 
 START, GO, EVENT, END = 0, 1, 2, 3
 """At one line: a call starts or publishes something, goes to its first change, traces, ends."""
@@ -58,26 +53,6 @@ AT_ONCE = frozenset(
 )
 """Kinds of calls whose first sign comes when they hold their lock or have published a memslot."""
 
-OTHERS = {
-    SpteRequested: "levels asked for (kvm_mmu_spte_requested)",
-    FastPageFault: "fast page faults",
-    Armed: "words of the dirty log armed again",
-    MmioMarked: "MMIO SPTEs marked",
-    PageGot: "shadow pages found or made",
-    PageZap: "shadow pages zapped",
-}
-
-TRACED_AS = {
-    Requested: SpteRequested,
-    Fixed: FastPageFault,
-    Arms: Armed,
-    Marks: MmioMarked,
-    Sets: SetSpte,
-    Gets: PageGot,
-    Zaps: PageZap,
-}
-"""What the model's events are in a trace, if it has events of that kind at all."""
-
 
 class Replay:
     """One trace, one VM, one kernel's model."""
@@ -93,8 +68,9 @@ class Replay:
         memory = self._bodies.kvm.layout.memory()
         self._driver = Driver(memory, THREADS, self._untraced.returned)
         self._names = Names(fmt)
-        self._hardware = fmt.accessed | fmt.dirty
+        self._compared = Comparison(fmt, self._names, memory, result)
         self._order = Order(self._bodies.kvm, fmt, self._names, self._go_on)
+        self._resync = Resync(self._bodies.kvm, fmt, self._names, self._order)
         self._running: dict[Call, Running] = {}
         self._broken: set[Call] = set()
         self._has = {type(seen) for call in self._calls for _, seen in call.seen}
@@ -184,6 +160,8 @@ class Replay:
         if isinstance(seen, SpteChange | SetSpte):
             result.changes += 1
         if call in self._broken:
+            if isinstance(seen, SpteChange):
+                self._resync.impose(seen)
             return
         self._order.before(call, seen)
         shown = show(seen, self._names)
@@ -195,12 +173,14 @@ class Replay:
         if traced is None:
             self._diverge(call, line, shown, "returns without another change")
             return
-        agrees = self._agree(seen, traced.what)
+        agrees = self._compared.agree(seen, traced.what)
         if not isinstance(seen, SpteChange | SetSpte):
             agree, of = result.others.get(OTHERS[type(seen)], (0, 0))
             result.others[OTHERS[type(seen)]] = (agree + agrees, of + 1)
         if not agrees:
             self._diverge(call, line, shown, show_model(traced.what))
+            if isinstance(seen, SpteChange):
+                self._resync.impose(seen)
             return
         if isinstance(traced.what, Changed | Sets):
             result.agree += 1
@@ -231,67 +211,6 @@ class Replay:
         """Whether the trace has no events of this kind."""
         return type(what) in TRACED_AS and TRACED_AS[type(what)] not in self._has
 
-    def _agree(self, seen: Seen, what: What) -> bool:
-        match seen, what:
-            case SpteChange(), Changed():
-                return self._same(seen, what)
-            case SpteRequested(), Requested():
-                return seen.level == what.level and seen.gfn == what.gfn
-            case FastPageFault(), Fixed():
-                return self._same_fix(seen, what)
-            case Armed(), Arms():
-                return seen.gfns == what.gfns
-            case SetSpte(), Sets():
-                here = (seen.gfn, seen.level, seen.spte)
-                return here == (what.gfn, what.level, what.spte)
-            case PageGot(), Gets():
-                return (seen.gfn, seen.level, seen.new) == (what.gfn, what.level, what.new)
-            case PageZap(), Zaps():
-                return (seen.gfn, seen.level) == (what.gfn, what.level)
-            case MmioMarked(), Marks():
-                return (seen.gfn, seen.generation) == (what.gfn, what.generation)
-        return False
-
-    def _same(self, seen: SpteChange, what: Changed) -> bool:
-        """Bit for bit, tables by name; only hardware may have set accessed and dirty bits."""
-        if (seen.as_id, seen.gfn, seen.level) != (what.as_id, what.gfn, what.level):
-            return False
-        if not self._same_bits(seen.old, seen.new, what, seen.level):
-            return False
-        if not self._same_table(seen.old, seen.new, seen.level):
-            self._names.unlinked(seen.old, seen.level)
-        return True
-
-    def _same_fix(self, seen: FastPageFault, what: Fixed) -> bool:
-        """The event's new value is what the entry holds when it is traced, not what was written."""
-        now = self._driver.memory[what.sptep.chunk][what.sptep.offset]
-        if now != what.new and seen.new == now:
-            seen = seen._replace(new=what.new)
-        gfn = seen.address >> 12
-        return gfn == what.gfn and self._same_bits(seen.old, seen.new, what, 1)
-
-    def _same_bits(self, old_seen: int, new_seen: int, what: Changed | Fixed, level: int) -> bool:
-        old = self._names.same(old_seen, what.old, level, bind=False)
-        new = self._names.same(new_seen, what.new, level, bind=True)
-        if old is None or new is None:
-            return False
-        if old or new:
-            if old & ~self._hardware or old & what.old or new & ~old or new & what.new:
-                return False
-            count(self.result.explained, BY_HARDWARE)
-            memory = self._driver.memory
-            if memory[what.sptep.chunk][what.sptep.offset] == what.new:
-                memory[what.sptep.chunk][what.sptep.offset] = what.new | new
-        return True
-
-    def _same_table(self, old: int, new: int, level: int) -> bool:
-        fmt = self._format
-        return (
-            fmt.is_shadow_present(new)
-            and not fmt.is_last(new, level)
-            and fmt.pfn(old) == fmt.pfn(new)
-        )
-
     # --- reporting ------------------------------------------------------------------------------
 
     def _diverge(self, call: Call, line: int, kernel: str, model: str) -> None:
@@ -302,6 +221,7 @@ class Replay:
         if running is not None:
             where = running.place()
             guards = tuple(f"{op.describe()} -> {value(found)}" for op, found in running.trail)
+            let_go_of_locks(self._bodies.kvm, running.step)
             self._driver.drop(running)
         if len(self.result.divergences) < MAX_DIVERGENCES:
             found = Divergence(line, call.describe(), kernel, model, where, guards)
