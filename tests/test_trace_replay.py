@@ -127,6 +127,36 @@ def test_manual_protect(name: str, changes: int) -> None:
     assert result.others["words of the dirty log armed again"] == (35, 35)
 
 
+def test_every_event_of_shadow_paging_agrees() -> None:
+    """The guest's entries are inputs, as KVM walks them; so is its dirty bit, with all it means."""
+    result = replay("6.12-npt0")
+    assert result.format_name == "shadow"
+    assert (result.agree, result.changes) == (229, 229)
+    assert result.agrees
+    assert result.others == {
+        "shadow pages found or made": (27, 27),
+        "shadow pages zapped": (28, 28),
+        LEVELS: (117, 117),
+    }
+
+
+class WritableIfClean(Linux_6_12):
+    """Pages that the guest has not written may be mapped writable, unseen by its dirty bit."""
+
+    async def make_shadow_spte(self, slot: Any, gfn: int, *args: Any, **options: Any) -> int:
+        pfn, level, access, writable = args
+        spte = await super().make_shadow_spte(
+            slot, gfn, pfn, level, access | 2, writable, **options
+        )
+        return spte
+
+
+def test_a_guest_dirty_bit_that_is_passed_over_is_found() -> None:
+    first = replay("6.12-npt0", WritableIfClean).divergences[0]
+    assert first.kernel == "sets gfn 0x1 level 1: 0xb601a25"
+    assert first.model == "sets gfn 0x1 level 1: 0xb601e67"
+
+
 class NotMarked(Linux_6_12):
     """Tables for a fetch are marked only if they are listed."""
 

@@ -5,7 +5,7 @@ What a VM does with ``kvm.tdp_mmu=0``: shadow pages, none of which shadows a gue
 
 from __future__ import annotations
 
-from tdpmmu.arch.guest import ACC_ALL
+from tdpmmu.arch.guest import ACC_ALL, ACC_WRITE
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import CurrentRoot, LoadRoot
 from tdpmmu.arch.table import ReadHeader, ReadSpte, TablePage, WriteSpte
@@ -117,9 +117,11 @@ class DirectMap(ShadowRoots):
         await WriteSpte(sptep, self.kvm.format.mmio(fault.gfn, generation))
         return RET_PF_EMULATE
 
-    async def adjust_for_table(self, fault: Fault, spte: int, level: int) -> None:
-        """``disallowed_hugepage_adjust``."""
-        self.disallowed_hugepage_adjust(fault, spte, level)
+    async def pte_prefetch(self, fault: Fault, sptep: Cell, level: int) -> None:
+        """``pte_prefetch`` of ``paging_tmpl.h``, for direct pages."""
+        header = await ReadHeader(sptep.page)
+        if not self.tdp_mmu_enabled() and header.direct and level == 1:
+            await self.direct_pte_prefetch(fault, sptep)
 
     # --- prefetch -------------------------------------------------------------------------------
 
@@ -148,11 +150,13 @@ class DirectMap(ShadowRoots):
         gfn = await self.page_gfn(sptes[0])
         slots = await Read(self.kvm.memslots[fault.as_id])
         slot = slots.find(gfn)
-        if slot is None or slot.invalid or slot.log:
+        header = await ReadHeader(sptes[0].page)
+        write = bool(header.access & ACC_WRITE)
+        if slot is None or slot.invalid or (slot.log and write):
             return False
         pfns = await self.gfn_to_page_many(slot, gfn, len(sptes))
         for sptep, pfn in zip(sptes, pfns, strict=False):
-            await self.prefetch_spte(slot, sptep, gfn, pfn)
+            await self.prefetch_spte(slot, sptep, gfn, pfn, header.access)
             gfn += 1
         return bool(pfns)
 
@@ -166,10 +170,12 @@ class DirectMap(ShadowRoots):
             pfns.append(await self.kvm.memory.get_user_page(page))
         return tuple(pfns)
 
-    async def prefetch_spte(self, slot: Memslot, sptep: Cell, gfn: int, pfn: int) -> None:
+    async def prefetch_spte(
+        self, slot: Memslot, sptep: Cell, gfn: int, pfn: int, access: int
+    ) -> None:
         """``mmu_set_spte`` without a fault: not accessed yet."""
-        new = await self.make_shadow_spte(slot, gfn, pfn, 1, ACC_ALL, True, can_unsync=False)
+        new = await self.make_shadow_spte(slot, gfn, pfn, 1, access, True, can_unsync=False)
         new &= ~self.kvm.format.accessed
         await self.update_spte(sptep, new)
         await self.trace_set_spte(sptep, gfn, new, 1)
-        await self.rmap_add(sptep, gfn, ACC_ALL)
+        await self.rmap_add(sptep, gfn, access)

@@ -8,6 +8,7 @@ from tdpmmu.arch.guest import (
     ACC_ALL,
     ACC_EXEC,
     ACC_WRITE,
+    DIRTY,
     PRESENT,
     GuestPaging,
     ReadGpte,
@@ -84,6 +85,9 @@ async def walk_addr(
         return None
     if access is Access.EXEC and not granted & ACC_EXEC:
         return None
+    if access is not Access.WRITE and not gpte & DIRTY:
+        # protect_clean_gpte: the first write has to set the guest's dirty bit.
+        granted &= ~ACC_WRITE
     walker.pte_access = granted
     walker.gfn = gpte_gfn(gpte) + address % geometry.pages(walker.level)
     return walker

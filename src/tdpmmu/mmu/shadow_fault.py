@@ -141,7 +141,12 @@ class ShadowFault(ShadowLog):
             level -= 1
         fault.max_level = walker.level
         await self.hugepage_adjust(fault)
-        while level > fault.goal_level:
+        while True:
+            if kvm.config.nx_huge_pages and level > 1:
+                spte = await ReadSpte(sptep)
+                await self.adjust_for_table(fault, spte, level)
+            if level == fault.goal_level:
+                break
             await self.validate_direct_spte(sptep, walker.pte_access)
             base = kvm.geometry.round(fault.gfn, level)
             sp = await self.get_child_sp(vcpu, sptep, base, True, walker.pte_access)
@@ -152,7 +157,17 @@ class ShadowFault(ShadowLog):
             # Below a large guest page the tables are by gfn.
             sptep = await self.next_sptep(sptep, fault.gfn, level)
             level -= 1
-        return await self.mmu_set_spte(fault, sptep, level, walker.pte_access)
+        result = await self.mmu_set_spte(fault, sptep, level, walker.pte_access)
+        if result != RET_PF_SPURIOUS:
+            await self.pte_prefetch(fault, sptep, level)
+        return result
+
+    async def adjust_for_table(self, fault: Fault, spte: int, level: int) -> None:
+        """``disallowed_hugepage_adjust``."""
+        self.disallowed_hugepage_adjust(fault, spte, level)
+
+    async def pte_prefetch(self, fault: Fault, sptep: Cell, level: int) -> None:
+        """``pte_prefetch``: neighbouring entries; not where shadow pages are explored."""
 
     def table_access(self, walker: GuestWalker, level: int) -> int:
         """The access of the role of a table: what all entries above it allow."""

@@ -6,8 +6,10 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
+from tdpmmu.arch.guest import GuestPaging, gpte_gfn
+from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.spte import Access, SpteFormat
-from tdpmmu.conformance.replay.calls import Armed, Call, Kind
+from tdpmmu.conformance.replay.calls import Armed, Call, Kind, PageGot
 from tdpmmu.conformance.replay.inputs import FaultInput, replayed
 from tdpmmu.conformance.replay.result import Result, count
 from tdpmmu.conformance.replay.threads import Threads
@@ -51,6 +53,7 @@ class Bodies:
         self.mmu.host_levels = {}
         self.mmu.prefetched = {}
         self._calls = calls
+        self._paging = found.paging
         self.mmu.log_manual = any(call.kind is Kind.CLEAR_LOG for call in calls)
 
     def body(self, call: Call) -> Coroutine[Any, Any, Any]:
@@ -61,6 +64,7 @@ class Bodies:
             case Kind.FAULT:
                 made = self._fault(call)
             case Kind.LOAD:
+                self._set_root(call)
                 made = mmu.guest_loads(self.kvm.vcpus[self._vcpus[call.vcpu]], call.as_id)
             case Kind.RECOVER:
                 made = mmu.recover_nx_lpages()
@@ -105,12 +109,41 @@ class Bodies:
 
     def _fault(self, call: Call) -> Any:
         vcpu = self.kvm.vcpus[self._vcpus[call.vcpu]]
+        self._write_guest_tables(vcpu, call)
         self.mmu.inputs[vcpu.number] = self._fault_input(call)
         for _, seen in call.seen:
-            if isinstance(seen, SetSpte) and seen.gfn != call.gfn and seen.level == 1:
+            if isinstance(seen, SetSpte) and seen.gfn != call.page and seen.level == 1:
                 count(self._result.inferred, "frames that are prefetched")
                 self.mmu.prefetched[seen.gfn] = self._format.pfn(seen.spte)
         return self.mmu.guest_faults(vcpu, call.gfn, call.access, call.as_id, call.present)
+
+    def _set_root(self, call: Call) -> None:
+        """A guest that pages: its root table is what the root shadows."""
+        levels = self.kvm.geometry.levels
+        for _, seen in call.seen:
+            if self._paging and isinstance(seen, PageGot) and seen.level == levels:
+                vcpu = self.kvm.vcpus[self._vcpus[call.vcpu]]
+                vcpu.paging = GuestPaging(seen.gfn, levels)
+
+    def _write_guest_tables(self, vcpu: VcpuCells, call: Call) -> None:
+        """The guest's entries are as KVM has found them."""
+        if vcpu.paging is None or not call.walk:
+            return
+        kvm = self.kvm
+        memory = kvm.layout.memory()
+        table = vcpu.paging.root_gfn
+        # A fault may be walked for more than once: the last time counts.
+        top = max(at for at, (level, _) in enumerate(call.walk) if level == vcpu.paging.levels)
+        for level, gpte in call.walk[top:]:
+            if table not in kvm.guest.entries:
+                chunk = kvm.layout.chunk(f"guest table {table:#x}")
+                kvm.guest.entries[table] = tuple(
+                    kvm.layout.cell(f"gpte {table:#x}[{index}]", 0, chunk=chunk)
+                    for index in range(kvm.geometry.fanout)
+                )
+            cell = kvm.guest.entries[table][kvm.geometry.index(call.gfn, level)]
+            memory[cell.chunk][cell.offset] = gpte
+            table = gpte_gfn(gpte)
 
     def _fault_input(self, call: Call) -> FaultInput:
         requested = call.requested
@@ -134,7 +167,7 @@ class Bodies:
         return level
 
     def _logged(self, call: Call) -> bool:
-        slot = self._slots(call.as_id, call.gfn)
+        slot = self._slots(call.as_id, call.page)
         return slot is not None and slot.log
 
     def _writable(self, call: Call) -> bool:
@@ -153,9 +186,15 @@ class Bodies:
         found: Memslot | None = slots.find(gfn)
         return found
 
+    def logs(self) -> bool:
+        """Whether any memslot has dirty logging on."""
+        memory = self.kvm.layout.memory()
+        found = [memory[cell.chunk][cell.offset].slots for cell in self.kvm.memslots]
+        return any(slot.log for slots in found for slot in slots)
+
     def _guess_slots(self, calls: Iterable[Call]) -> tuple[Memslot, ...]:
         """Without a probe: one memslot that covers all that was mapped, in each address space."""
-        mapped = [call.gfn for call in calls if call.requested is not None and not call.mmio]
+        mapped = [call.page for call in calls if call.requested is not None and not call.mmio]
         pages = (max(mapped, default=0) // _HUGE + 1) * _HUGE
         count(self._result.inferred, "memslot, from 0 to the last gfn that was mapped")
         return tuple(Memslot(0, pages, as_id) for as_id in (0, 1))
@@ -202,7 +241,7 @@ class Bodies:
             if call.requested is None or call.mmio:
                 continue
             table = before if call.record.line < unmap.record.line else after
-            block, frame = call.gfn // _HUGE, call.requested.pfn - call.gfn
+            block, frame = call.page // _HUGE, call.requested.pfn - call.page
             if table is before:
                 before[block] = frame
             else:

@@ -75,6 +75,8 @@ class Call:
     as logging begins; ``since``: where the thread was last seen before; ``published``: where others
     first see it.  ``over``: nothing more can belong to it.  ``cut``: the trace ends before one
     knows.  ``lost``: another thread was first to change an entry, so that nothing came of it.
+    ``silent``: a round of recovery that zapped nothing.  ``walk``: levels and entries of the
+    guest's own tables, as KVM has walked them.
     """
 
     kind: Kind
@@ -98,6 +100,13 @@ class Call:
     over: bool = False
     cut: bool = False
     lost: bool = False
+    silent: bool = False
+    walk: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def page(self) -> int:
+        """The gfn that a fault is about, which with guest paging is not its address."""
+        return self.requested.gfn if self.requested is not None else self.gfn
 
     @property
     def pid(self) -> int:

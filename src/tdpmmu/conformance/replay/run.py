@@ -32,7 +32,8 @@ def replay_trace(
 
     TraceError if the trace is broken or has no TDP MMU in it, ValueError for unknown names.
     """
-    detector = Detector(format_name, kernel)
+    shadow = format_name == "shadow"
+    detector = Detector(None if shadow else format_name, kernel)
     records = list(reader)
     seen = False
     for record in records:
@@ -54,7 +55,9 @@ def replay_trace(
             "kvm_tdp_mmu_spte_changed or kvm_mmu_set_spte; expected one of them (are they enabled?)"
         )
     cls = kernel_class(kernel or detector.format.kernel)
-    fmt = spte_format(detector.format.name, cls.spte_kernel)
+    paging = any(record.event == "kvm_mmu_paging_element" for record in only(records))
+    shadow = shadow or (not seen and paging and format_name is None)
+    fmt = spte_format("shadow" if shadow else detector.format.name, cls.spte_kernel)
     found = Threads(reader, fmt, legacy=not seen)
     found.feed(records)
     result = Result(reader.name, cls.version, fmt.name, detected=kernel is None and seen)

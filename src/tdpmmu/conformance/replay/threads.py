@@ -36,7 +36,6 @@ from tdpmmu.trace.fields import (
 from tdpmmu.trace.records import Lost, Record, Trace
 
 STARTS: dict[str, Kind] = {
-    "kvm_nx_huge_page_recovery_worker": Kind.RECOVER,
     "kvm_tdp_mmu_zap_sp": Kind.RECOVER,
     "kvm_mmu_slot_try_split_huge_pages": Kind.LOG_ON,
     "kvm_mmu_slot_remove_write_access": Kind.LOG_ON,
@@ -47,6 +46,12 @@ STARTS: dict[str, Kind] = {
     "kvm_tdp_mmu_zap_all": Kind.RELEASE,
 }
 """Functions that only such a call goes through."""
+
+WORKER = "kvm_nx_huge_page_recovery_worker"
+"""From 6.12 on: it sleeps and returns, or does a round and returns, and is called again at once."""
+
+_AT_ONCE = 5_000_000
+"""Nanoseconds."""
 
 COMMIT = "kvm_arch_commit_memory_region"
 ARM = "kvm_arch_mmu_enable_log_dirty_pt_masked"
@@ -66,6 +71,7 @@ _WORKER = "kvm-nx-"
 _VCPU = re.compile(r"vcpu (\d+)")
 _RANGE = re.compile(r"mmu notifier unmap range: (?:0x)?([0-9a-f]+) -- (?:0x)?([0-9a-f]+)")
 _PARAMETER = re.compile(r"STEP param:(\w+)=(\S+)")
+_ELEMENT = re.compile(r"pte ([0-9a-f]+) level (\d)")
 _MMIO = re.compile(r"sptep:\S+ gfn ([0-9a-f]+) access [0-9a-f]+ gen ([0-9a-f]+)")
 
 
@@ -79,6 +85,7 @@ class Threads:
         self.lost: list[Lost] = []
         self.root_level = 4
         self.published_early = 0
+        self.paging = False
         self._reader = reader
         self._format = fmt
         self._open: dict[int, Call] = {}
@@ -129,6 +136,8 @@ class Threads:
         elif event in ("kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"):
             if self.legacy:
                 self._page(record)
+        elif event == "kvm_mmu_paging_element":
+            self._walked(record)
         elif event == "mark_mmio_spte":
             self._mmio(record)
         elif event == "kvm_mmu_zap_all_fast":
@@ -195,9 +204,18 @@ class Threads:
             self._arm(record, arguments >= _MASK)
         elif name == "kvm_mmu_zap_all_fast":
             self._zap_all(record)
+        elif name == WORKER:
+            self._worker(record)
         elif name in STARTS:
             call = self._goes_on(STARTS[name], record)
             call.protects = call.protects or call.kind is Kind.LOG_ON
+
+    def _worker(self, record: Record) -> None:
+        """If it is called again at once, it has not slept, but done a round."""
+        before = self._open.get(record.pid)
+        if before is not None and before.kind is Kind.RECOVER and not before.seen:
+            before.silent = record.time_ns - before.record.time_ns < _AT_ONCE
+        self._start(Kind.RECOVER, record)
 
     def _zap_all(self, record: Record) -> None:
         """For a memslot, or because the mitigation was switched."""
@@ -324,6 +342,16 @@ class Threads:
         if call is None or root:
             call = self._goes_on(Kind.LOAD, record)
         call.see(record.line, PageGot(page.gfn, page.level, record.text.endswith("new")))
+
+    def _walked(self, record: Record) -> None:
+        """An entry of the guest's tables."""
+        match = _ELEMENT.match(record.text)
+        if match is None:
+            self._reader.fail('kvm_mmu_paging_element: expected "pte P level L"', record.line)
+        self.paging = True
+        call = self._fault.get(record.pid)
+        if call is not None:
+            call.walk.append((int(match[2]), int(match[1], 16)))
 
     def _mmio(self, record: Record) -> None:
         match = _MMIO.match(record.text)
