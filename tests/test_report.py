@@ -211,3 +211,13 @@ def test_what_cannot_be_written_is_said_in_a_line(command: list[str], message: s
 def test_the_report_is_deterministic(stale: Reproduction) -> None:
     again = found("stale-translation", "5.12-rc4", legacy=0)
     assert report([stale]) == report([again])
+
+
+def test_parameters_that_are_empty_say_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    command = ["check", "script", "--kernel", "6.12", "--html", str(file)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    found = re.search(r"Parameters: ([^<]*)\.</p>", file.read_text())
+    assert found is not None
+    assert found[1].startswith("threads vcpu0: w0; host: unmap:0, levels 2, fanout 2,")
+    assert not re.search(r"\b(setup|slots|cr3|options) *(,|$)", found[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -45,12 +45,17 @@ def facts(done: Reproduction) -> list[str]:
     kernel = " with ".join(
         [f"Linux {token.kernel}", ", ".join(token.patches)][: 1 + bool(token.patches)]
     )
-    parameters = ", ".join(f"{name} {value}" for name, value in token.parameters)
+    parameters = _listed(token.parameters)
     switches = len({record.run for record in done.records}) - 1
     return [
         f"{kernel}; scenario {token.scenario}: {parameters}.",
         f"{len(done.records)} operations, {max(switches, 0)} context switches.",
     ]
+
+
+def _listed(parameters: Iterable[tuple[str, Any]]) -> str:
+    """Parameters in words; those that are empty say nothing."""
+    return ", ".join(f"{name} {value}" for name, value in parameters if value != "")
 
 
 def end_of(done: Reproduction) -> str:
@@ -91,7 +96,7 @@ def verdict_report(verdict: Verdict) -> str:
 def of_verdict(verdict: Verdict) -> dict[str, Any]:
     """A verdict in words: its status, what was asked, a sentence, and what that rests on."""
     scenario = verdict.question.scenario
-    parameters = ", ".join(f"{one.name} {getattr(scenario, one.name)}" for one in fields(scenario))
+    parameters = _listed((one.name, getattr(scenario, one.name)) for one in fields(scenario))
     return {
         "status": verdict.status,
         "what": verdict.question.title(),
