@@ -99,6 +99,15 @@ def test_a_world_shows_who_can_move_and_the_state(rc4: World) -> None:
     assert shown.count("<div") == shown.count("</div>")
 
 
+def test_page_tables_are_a_tree(rc4: World) -> None:
+    text = str(rc4.tables)
+    assert re.search(r"^SP8  root of address space 0 ", text, re.MULTILINE)
+    assert "\n    SP9[0]  gfn 0x0 2M: table SP10  (NX huge page disallowed)" in text
+    shown = rc4.tables._repr_html_()
+    assert "SP10[1]" in shown
+    assert "root of address space 1" in shown
+
+
 def test_a_trace_is_a_table() -> None:
     shown = trace(str(TRACE))._repr_html_()
     assert shown.count("<tr>") > 3

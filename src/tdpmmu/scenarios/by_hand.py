@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from tdpmmu.machine.op import Op, Step
@@ -11,6 +10,7 @@ from tdpmmu.machine.state import State
 from tdpmmu.render.interleaving import Scene
 from tdpmmu.render.names import KernelNames
 from tdpmmu.render.report import cpus
+from tdpmmu.render.report.notebook import PageTables, rows_html
 from tdpmmu.render.report.rows import Row
 from tdpmmu.render.report.run import Owed
 from tdpmmu.render.report.sync import SyncView
@@ -206,6 +206,11 @@ class World:
             scenario_name=question.scenario_name,
         )
 
+    @property
+    def tables(self) -> PageTables:
+        """The page tables now."""
+        return PageTables(tuple(TableView(self.scene.hardware).rows(self.state)))
+
     def panels(self) -> dict[str, list[Row]]:
         """The state in words: page tables, vCPUs, locks, and what a flush is owed for."""
         scene = self.scene
@@ -225,20 +230,3 @@ class World:
         ]  # fmt: skip
         parts = {f"After {len(self.records)} operations": movers, **self.panels()}
         return "".join(rows_html(title, rows) for title, rows in parts.items())
-
-
-def rows_html(title: str, rows: list[Row]) -> str:
-    """A panel for a notebook."""
-    lines = "".join(
-        f'<div style="padding-left: {row.depth * 1.4:.1f}em">'
-        f"<b>{escape(row.label)}</b> "
-        + (f"<strong>&#9650; {escape(row.text)}</strong>" if row.kind == "stale"
-           else escape(row.text))
-        + (f" <i>{escape(row.note)}</i>" if row.note else "")
-        + "</div>"
-        for row in rows
-    )  # fmt: skip
-    return (
-        f'<details open><summary>{escape(title)}</summary><div style="font-family: monospace">'
-        f"{lines}</div></details>"
-    )
