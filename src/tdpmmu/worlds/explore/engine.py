@@ -94,7 +94,7 @@ class Exploration:
     liveness: str = "not checked"
     mistrusted: tuple[str, ...] = ()
     memory: dict[str, int] = field(default_factory=dict)
-    """Bytes of the compiled loop's arrays, by what they are for; empty if the plain one searched."""
+    """Bytes of the compiled loop's arrays, by what they are for."""
 
 
 @contextmanager
