@@ -127,6 +127,13 @@ def test_manual_protect(name: str, changes: int) -> None:
     assert result.others["words of the dirty log armed again"] == (35, 35)
 
 
+def test_an_mmio_spte_counts_as_a_writable_leaf() -> None:
+    """Where a memslot came to be, a leaf replaces an MMIO SPTE, whose W bit is an access."""
+    result = replay("6.12-mmio")
+    assert (result.agree, result.changes) == (3118, 3118)
+    assert result.agrees
+
+
 def test_every_event_of_shadow_paging_agrees() -> None:
     """The guest's entries are inputs, as KVM walks them; so is its dirty bit, with all it means."""
     result = replay("6.12-npt0")

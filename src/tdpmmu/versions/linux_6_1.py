@@ -430,7 +430,8 @@ class Linux_6_1(Linux_5_13):
         """``make_spte``: a leaf that was writable needs no look at shadow pages."""
         spte_format = self.kvm.format
         old = it.old_spte
-        was_leaf = spte_format.is_shadow_present(old) and spte_format.is_last(old, it.level)
+        # Whether it is present is not asked: an MMIO SPTE, too, counts as one that was writable.
+        was_leaf = spte_format.is_last(old, it.level)
         if fault.slot is None or not was_leaf or not spte_format.is_writable(old):
             return await super().make_spte(fault, it)
         spte = self.leaf_spte(fault, it.level, it.gfn)

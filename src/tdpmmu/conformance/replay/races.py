@@ -23,13 +23,16 @@ def find_publications(calls: Iterable[Call]) -> int:
     for call in calls:
         if call.slot is None or call.kind not in _SIGNS:
             continue
-        for fault in faults:
-            line = fault.seen[0][0]
-            in_between = call.since < line < call.record.line
-            if in_between and call.slot.covers(fault.gfn) and _SIGNS[call.kind](fault, huge):
-                call.published = line
-                found += 1
-                break
+        lines = [
+            fault.seen[0][0]
+            for fault in faults
+            if call.since < fault.seen[0][0] < call.record.line
+            and call.slot.covers(fault.page)
+            and _SIGNS[call.kind](fault, huge)
+        ]
+        if lines:
+            call.published = min(lines)
+            found += 1
     return found
 
 
