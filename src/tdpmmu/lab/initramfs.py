@@ -24,8 +24,10 @@ _OFFSETS = {
     "userspace_addr": 248,
     "flags": 256,
     "as_id": 262,
+    "start": 8,
+    "end": 16,
 }
-"""Of ``struct kvm_mmu_page`` and ``kvm_memory_slot`` in Debian's 6.1: kprobes do not know them."""
+"""Of the structures that probes look at, in Debian's 6.1, whose kprobes do not know them."""
 
 
 @dataclass(frozen=True, slots=True)

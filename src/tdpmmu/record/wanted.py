@@ -113,6 +113,14 @@ PROBES = (
         Argument("flush", 5, "flush", type="u8"),
     ),
     _ret("zap_leafs_ret", "tdp_mmu_zap_leafs"),
+    _entry(
+        "unmap",
+        "kvm_tdp_mmu_unmap_gfn_range",
+        Argument("kvm", 0, "kvm"),
+        Argument("start", 1, "range", "start"),
+        Argument("end", 1, "range", "end"),
+    ),
+    _ret("unmap_ret", "kvm_tdp_mmu_unmap_gfn_range"),
     _entry("free_sp", "tdp_mmu_free_sp_rcu_callback", Argument("head", 0, "head")),
     _entry(
         "slot",
@@ -144,6 +152,7 @@ _STRUCTURES = {
     "old": "kvm_memory_slot",
     "new": "kvm_memory_slot",
     "slot": "kvm_memory_slot",
+    "range": "kvm_gfn_range",
 }
 """What parameters point to, by their names."""
 
@@ -161,8 +170,8 @@ MEMBERS = tuple(
 def kprobe(probe: Probe, offsets: Mapping[str, int]) -> str:
     """The probe for ``dynamic_events``, arguments by register (x86-64).
 
-    ``offsets`` are those of the members of ``struct kvm_mmu_page`` and ``kvm_memory_slot``, in
-    bytes; arguments that need an unknown one are left out.
+    ``offsets`` are those of the :data:`MEMBERS`, in bytes; arguments that need an unknown one are
+    left out.
     """
     if probe.ret:
         return f"r:{GROUP}/{probe.event} {probe.function} ret=$retval:u8"

@@ -85,6 +85,7 @@ class Calls:
             self._freed(record, arguments, complete)
         elif name == "kvm_tdp_mmu_unmap_gfn_range":
             start, end = _number(arguments, "start"), _number(arguments, "end")
+            thread.kvm = thread.kvm if kvm is None else kvm  # the mmu_notifier serves any VM
             if start is not None and end is not None:
                 thread.unmap = record, start, end
         elif name in _INVALIDATE:
