@@ -325,3 +325,10 @@ def test_bad_input(tmp_path: Path) -> None:
         replay_trace(reader)
     result = CliRunner().invoke(app, ["trace", "replay", "missing", "--patch", "no-such"])
     assert "unknown patch 'no-such'" in str(result.exception)
+
+
+def test_a_stale_mmio_spte_passes_for_a_writable_leaf() -> None:
+    """The kernel maps the new slot's page without the dirty bit (docs/findings.md)."""
+    result = replay("6.12-stale-mmio")
+    assert result.agrees
+    assert result.changes == 13

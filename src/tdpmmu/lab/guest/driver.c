@@ -467,31 +467,61 @@ static void set_manual(unsigned long flags)
 		printf("  KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: %s\n", strerror(errno));
 }
 
+struct text {
+	char bytes[4096];
+	size_t length;
+};
+
 /* The VM's statistics that are not 0; histograms are left out. */
-static void print_stats(void)
+static void read_stats(struct text *text)
 {
 	static struct kvm_stats_header header;
 	static char descriptors[1 << 16];
 	size_t size;
 	int fd = ioctl(vm, KVM_GET_STATS_FD, 0);
 
+	text->length = 0;
+	*text->bytes = 0;
 	if (fd < 0 || pread(fd, &header, sizeof(header), 0) != sizeof(header))
 		return;
 	size = sizeof(struct kvm_stats_desc) + header.name_size;
 	if (size * header.num_desc > sizeof(descriptors) ||
 	    pread(fd, descriptors, size * header.num_desc, header.desc_offset) < 0)
 		return;
-	printf("  stats vm:");
 	for (unsigned i = 0; i < header.num_desc; i++) {
 		struct kvm_stats_desc *one = (void *)(descriptors + i * size);
+		size_t room = sizeof(text->bytes) - text->length;
 		uint64_t value;
 
-		if (one->size == 1 &&
+		if (one->size == 1 && room > header.name_size + 24 &&
 		    pread(fd, &value, 8, header.data_offset + one->offset) == 8 && value)
-			printf(" %s=%llu", one->name, (unsigned long long)value);
+			text->length += snprintf(text->bytes + text->length, room, " %s=%llu",
+						 one->name, (unsigned long long)value);
 	}
-	printf("\n");
 	close(fd);
+}
+
+/*
+ * Marker and statistics are to be of one moment.  So there are none while vCPUs
+ * run, and none if somebody else (the recovery worker) changes them meanwhile.
+ */
+static void mark_done(const char *label)
+{
+	static struct text before, after;
+	bool still = !background();
+
+	if (still) {
+		read_stats(&before);
+		usleep(2000);
+	}
+	mark("DONE ", label);
+	if (!still)
+		return;
+	read_stats(&after);
+	if (strcmp(before.bytes, after.bytes))
+		printf("  the statistics are moving\n");
+	else
+		printf("  stats vm:%s\n", after.bytes);
 }
 
 static void do_step(char *line)
@@ -533,11 +563,7 @@ static void do_step(char *line)
 		printf("driver: no such step: %s\n", word[1]);
 		exit(2);
 	}
-	/* with vCPUs running, marker and statistics would not be of one moment */
-	bool still = !background();
-	mark("DONE ", word[0]);
-	if (still)
-		print_stats();
+	mark_done(word[0]);
 }
 
 int main(int argc, char **argv)
