@@ -11,7 +11,7 @@ from tdpmmu.arch.table import ClearSpteBits, CmpXchgSpte, WriteSpte, XchgSpte
 from tdpmmu.conformance.replay.inputs import Traced
 from tdpmmu.events.records import Event
 from tdpmmu.kernel.locks import Acquire
-from tdpmmu.kernel.rcu import Snapshot
+from tdpmmu.kernel.rcu import WaitGrace
 from tdpmmu.machine.op import Choose, Op
 from tdpmmu.worlds.live import LiveCall, Memory
 
@@ -99,7 +99,7 @@ class Driver:
 
     def to_publication(self, call: Running) -> None:
         """Let it go on until it waits for those who may not have seen what it has published."""
-        while call.op is not None and not isinstance(call.op, Snapshot):
+        while call.op is not None and not isinstance(call.op, WaitGrace):
             if call.blocked():
                 self._make_way(call)
             call.go()

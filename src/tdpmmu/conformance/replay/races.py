@@ -23,10 +23,13 @@ def find_publications(calls: Iterable[Call]) -> int:
     for call in calls:
         if call.slot is None or call.kind not in _SIGNS:
             continue
+        # A slot that goes is first marked invalid; its second publication follows the zap.
+        since = call.seen[-1][0] if call.kind is Kind.SLOT_DELETE and call.seen else call.since
+        until = call.last if call.kind is Kind.SLOT_DELETE else call.record.line
         lines = [
             fault.seen[0][0]
             for fault in faults
-            if call.since < fault.seen[0][0] < call.record.line
+            if since < fault.seen[0][0] < until
             and call.slot.covers(fault.page)
             and _SIGNS[call.kind](fault, huge)
         ]
@@ -58,10 +61,16 @@ def _shows_slot(fault: Call, huge: set[int]) -> bool:
     return not fault.mmio
 
 
+def _shows_no_slot(fault: Call, huge: set[int]) -> bool:
+    """It finds nothing."""
+    return fault.mmio
+
+
 _SIGNS = {
     Kind.LOG_ON: _shows_logging,
     Kind.LOG_OFF: _shows_no_logging,
     Kind.SLOT_CREATE: _shows_slot,
+    Kind.SLOT_DELETE: _shows_no_slot,
 }
 
 

@@ -36,8 +36,8 @@ from tdpmmu.trace.fields import SetSpte, SpteChange
 
 MAX_DIVERGENCES = 20
 
-START, GO, EVENT, END = 0, 1, 2, 3
-"""At one line: a call starts or publishes something, goes to its first change, traces, ends."""
+START, PUBLISH, GO, EVENT, END = range(5)
+"""At one line: a call starts, publishes memslots, goes to its first change, traces, ends."""
 
 AT_ONCE = frozenset(
     {
@@ -87,8 +87,8 @@ class Replay:
                     self._finish(call, line)
             elif what == START:
                 self._order.begins(call)
-                if call.published is not None:
-                    self._begin(call, line, self._driver.to_publication)
+            elif what == PUBLISH and call not in self._broken:
+                self._begin(call, line, self._driver.to_publication)
             elif call not in self._broken:
                 self._begin(call, line, self._driver.to_first_write)
         count(self.result.inputs, "writes seen before they were traced", self._order.chained)
@@ -237,7 +237,11 @@ def _in_order(calls: Iterable[Call]) -> list[tuple[int, int, Call, Seen | None]]
     """The start of every call, its events and its end, in the order of the trace."""
     points: list[tuple[int, int, Call, Seen | None]] = []
     for call in calls:
-        points.append((call.published or call.record.line, START, call, None))
+        first = call.record.line
+        if call.published is not None:
+            points.append((call.published, PUBLISH, call, None))
+            first = min(first, call.published)
+        points.append((first, START, call, None))
         if call.kind in AT_ONCE:
             points.append((call.record.line, GO, call, None))
         points += [(line, EVENT, call, seen) for line, seen in call.seen]
