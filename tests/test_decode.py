@@ -25,7 +25,8 @@ from tdpmmu.trace.fields import (
     SpteRequested,
     parse_fields,
 )
-from tdpmmu.trace.text import Record, open_trace
+from tdpmmu.trace.opening import open_trace
+from tdpmmu.trace.records import Record
 
 TRACES = Path(__file__).parent / "data" / "traces"
 ALL = [spte_format(name, kernel) for name in FORMAT_NAMES for kernel in KERNELS]

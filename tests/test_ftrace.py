@@ -32,8 +32,9 @@ from tdpmmu.scenarios.script import Script
 from tdpmmu.scenarios.showing import scene_of
 from tdpmmu.scenarios.token import attach_all, decode, make, reproduce
 from tdpmmu.trace.fields import KNOWN_EVENTS, parse_fields
+from tdpmmu.trace.records import Record
 from tdpmmu.trace.stats import TraceStats, trace_stats
-from tdpmmu.trace.text import Record, TraceReader
+from tdpmmu.trace.text import TraceReader
 from tdpmmu.versions.registry import kernel_class
 from tdpmmu.worlds.explore.engine import explore
 from tdpmmu.worlds.replay import Record as Done

@@ -35,8 +35,9 @@ from tdpmmu.timeline.builder import Timeline
 from tdpmmu.trace.detect import Detector
 from tdpmmu.trace.perfetto import Conversion
 from tdpmmu.trace.prog import read_prog
+from tdpmmu.trace.records import TraceError
 from tdpmmu.trace.survey import survey
-from tdpmmu.trace.text import TraceError, TraceReader
+from tdpmmu.trace.text import TraceReader
 from tdpmmu.versions.registry import kernel_class
 from tdpmmu.worlds.replay import Record
 

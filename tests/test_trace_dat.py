@@ -6,6 +6,8 @@ import gzip
 import io
 import lzma
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,43 @@ def test_packed_files_and_standard_input(tmp_path: Path, monkeypatch: pytest.Mon
         with packed.open("rb") as stream:
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
             assert said(read_file(Path("-"))) == expected
+
+
+READ = """
+import re, sys
+from tdpmmu.trace.opening import open_trace
+with open_trace(sys.argv[1]) as trace:
+    for _ in trace.{how}():
+        pass
+with open("/proc/self/status") as status:  # ru_maxrss would be the parent's, if that had more
+    print(trace.records, re.search(r"VmHWM:\\s*(\\d+)", status.read())[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says how much it was")
+@pytest.mark.parametrize("how", ["rows", "runs", "events"])
+def test_memory_does_not_grow_with_the_file(how: str, tmp_path: Path) -> None:
+    found = unpack("6.12-tdp1")
+    pages = [[page for _, _, page in found.pages(cpu)] for cpu in found.cpus]
+    peaks = []
+    for times in (1, 12):
+        file = rewritten(found)
+        file.cpus = [
+            b"".join(
+                (int.from_bytes(page[:8], "little") + turn * 10**11).to_bytes(8, "little")
+                + page[8:]
+                for turn in range(times)
+                for page in cpu
+            )
+            for cpu in pages
+        ]
+        path = tmp_path / "trace.dat"
+        path.write_bytes(file.version_6())
+        command = [sys.executable, "-c", READ.replace("{how}", how), str(path)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        assert int(said[0]) == 38089 * times
+        peaks.append(int(said[1]))
+    assert peaks[1] < peaks[0] + 4096, peaks  # KiB; the file has 18 MiB more
 
 
 def test_only_the_events_asked_for() -> None:

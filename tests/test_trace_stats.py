@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from tdpmmu.arch.spte import spte_format
 from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.trace import trace_app
+from tdpmmu.trace.opening import open_trace
 from tdpmmu.trace.prog import read_prog
+from tdpmmu.trace.records import TraceError
 from tdpmmu.trace.stats import TraceStats, compare, trace_stats
-from tdpmmu.trace.text import TraceError, TraceReader, open_trace
+from tdpmmu.trace.text import TraceReader
 
 TRACES = Path(__file__).parent / "data" / "traces"
 TDP = ("6.1-tdp1", "6.12-tdp1")

@@ -21,7 +21,9 @@ from tdpmmu.trace.fields import (
     parse_fields,
     probed_function,
 )
-from tdpmmu.trace.text import Lost, Record, TraceError, TraceReader, open_trace
+from tdpmmu.trace.opening import open_trace
+from tdpmmu.trace.records import Lost, Record, TraceError
+from tdpmmu.trace.text import TraceReader
 
 TRACES = Path(__file__).parent / "data" / "traces"
 LINE = "         mmuload-227     [001] .N.1.    16.788062: "
@@ -86,6 +88,16 @@ def test_function_lines() -> None:
 def test_comments_stack_frames_and_blank_lines_are_no_records() -> None:
     text = f"# tracer: nop\n{LINE}{CHANGE}\n => kvm_mmu_load\n\n##### CPU 1 buffer started ####\n"
     assert len(read(text)) == 1
+
+
+def test_stack_traces_are_records_without_text() -> None:
+    kernel, user = read(
+        f"{LINE}<stack trace>\n => kvm_mmu_load\n{LINE}<user stack trace>\n => <00007f>\n"
+    )
+    assert isinstance(kernel, Record)
+    assert isinstance(user, Record)
+    assert (kernel.event, kernel.text, kernel.fields) == ("kernel_stack", "", None)
+    assert user.event == "user_stack"
 
 
 def test_lost_events() -> None:

@@ -29,7 +29,8 @@ def verify(
     Exit codes: 0 all hold, 1 one is violated, 2 bad usage or a broken trace.
     """
     from tdpmmu.trace.detect import Detector
-    from tdpmmu.trace.text import TraceError, open_trace
+    from tdpmmu.trace.opening import open_trace
+    from tdpmmu.trace.records import TraceError
     from tdpmmu.trace.verify.report import to_json, to_text
     from tdpmmu.trace.verify.verifier import verify as verify_trace
 

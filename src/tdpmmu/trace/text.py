@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager
 from typing import IO
 
 from tdpmmu.trace.fields import FunctionCall, fields_of_text
@@ -24,8 +23,6 @@ from tdpmmu.trace.records import (
     shorten,
 )
 from tdpmmu.trace.streams import BrokenStream
-
-__all__ = ["Lost", "Record", "TraceError", "TraceReader", "open_trace", "shorten"]
 
 _LINE = re.compile(
     r"\s*(?P<task>\S.{0,15}?)-(?P<pid>\d{1,10})\s+(?:\([\s\d-]+\)\s+)?\[(?P<cpu>\d{1,6})\]"
@@ -154,10 +151,3 @@ class TraceReader(Trace):
                 f"expected {promised} entries, as the header says, but the file ends after "
                 f"{self.records} (truncated)"
             )
-
-
-def open_trace(path: str) -> AbstractContextManager[Trace]:
-    """See :func:`tdpmmu.trace.opening.open_trace`."""
-    from tdpmmu.trace import opening
-
-    return opening.open_trace(path)
