@@ -62,7 +62,7 @@ def hash_places(source, base, threads, thread, position):
     hashed = uint64(threads)
     for i in range(threads):
         value = position if i == thread else source[base + i]
-        hashed = mix(hashed ^ uint64(value))
+        hashed += mix(uint64(value) | (uint64(i) << S32))
     return hashed
 
 
@@ -250,7 +250,11 @@ def advance(
             base = np.int64(key & LOW) * threads
             for which in range(threads):
                 look = mix(entry_key(np.int64(key >> S32), which, np.int64(rows[base + which])))
-                prefetch(keys, slot_of(look, keys.shape[0]))
+                slot = slot_of(look, keys.shape[0])
+                prefetch(keys, slot)
+                prefetch(offsets, slot)
+            if number + AT_ONCE < ctl[COUNT]:
+                prefetch(rows, np.int64(order[number + AT_ONCE] & LOW) * threads)
         while current < end:
             key = order[current]
             shared = np.int64(key >> S32)
