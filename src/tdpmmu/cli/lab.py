@@ -19,7 +19,10 @@ lab_app = typer.Typer(
     help="Boot real kernels, drive their KVM, check the traces.", rich_markup_mode=None
 )
 
-DEFAULT_STEPS = "w x:1-8 w sleep:600 w x:1-8/2 r sleep:600 dontneed:8-15 w:8-15 x:20 r"
+DEFAULT_STEPS = (
+    "w x:1-8 w sleep:600 w x:1-8/2 r dlog+ getlog w:1-31/3 x:20 getlog w:1-31/3 getlog dlog- w "
+    "sleep:600 dontneed:8-15 w:8-15 r"
+)
 
 KernelOption = Annotated[str, typer.Option(help="6.1 or 6.12: the newest Debian cloud kernel.")]
 MmuOption = Annotated[
