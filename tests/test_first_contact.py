@@ -179,3 +179,26 @@ def test_the_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
     assert run("--version").stdout == f"tdpmmu {version('tdpmmu')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("check", "--foo"), "--foo"),
+        (("zop",), "zoo"),
+        (("check", "--states", "x"), "--states"),
+        (("explain",), "TOKEN"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(words: tuple[str, ...], said: str) -> None:
+    done = run(*words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("tdpmmu: ")
+    assert said in done.stderr
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    done = run("trace")
+    assert done.returncode == 2
+    assert "verify" in done.stdout
+    assert done.stderr == ""

@@ -43,4 +43,18 @@ def _run(arguments: list[str]) -> None:
         return
     from tdpmmu.cli.main import app
 
-    app(prog_name="tdpmmu")
+    try:
+        code = app(prog_name="tdpmmu", standalone_mode=False)
+    except Exception as error:
+        # What is wrong with a command line knows how to say so; its class is private to typer.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        if "\n" in message():
+            # A group without a command: its help.
+            print(message())
+            sys.exit(2)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "tdpmmu"
+        raise UsageError(f"{message()} ('{path} -h' has the options)") from None
+    sys.exit(code or 0)
