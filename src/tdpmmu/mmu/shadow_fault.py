@@ -200,6 +200,10 @@ class ShadowFault(ShadowLog):
             await self.drop_parent_pte(child, sptep)
             await self.flush_remote_tlbs()
 
+    def leaf_again(self, old: int, new: int) -> int:
+        """What ``make_spte`` makes of a leaf that is there already."""
+        return new
+
     async def trace_set_spte(self, sptep: Cell, gfn: int, spte: int, level: int) -> None:
         """``trace_kvm_mmu_set_spte``: for whoever holds the model against a kernel."""
 
@@ -223,6 +227,8 @@ class ShadowFault(ShadowLog):
         new = await self.make_shadow_spte(
             fault.slot, base, pfn, level, access, fault.map_writable, can_unsync=True
         )
+        if was_rmapped:
+            new = self.leaf_again(old, new)
         result = RET_PF_FIXED
         if was_rmapped and new == old:
             result = RET_PF_SPURIOUS

@@ -440,6 +440,10 @@ class Linux_6_1(Linux_5_13):
             spte = self.made_again(spte)
         return spte
 
+    def leaf_again(self, old: int, new: int) -> int:
+        writable = self.kvm.format.is_writable
+        return self.made_again(new) if writable(old) and writable(new) else new
+
     def made_again(self, spte: int) -> int:
         """The page counts as dirty already by the old SPTE, so the new one starts without D."""
         return spte & ~self.kvm.format.dirty

@@ -256,5 +256,5 @@ async def _nothing() -> None:
 
 def _vcpu_numbers(calls: Iterable[Call]) -> dict[int, int]:
     """The kernel's vCPU ids, numbered from 0."""
-    ids = sorted({call.vcpu for call in calls if call.kind is Kind.FAULT})
+    ids = sorted({call.vcpu for call in calls if call.kind in (Kind.FAULT, Kind.LOAD)})
     return {vcpu: number for number, vcpu in enumerate(ids)}

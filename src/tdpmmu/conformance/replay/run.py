@@ -10,14 +10,25 @@ from tdpmmu.conformance.replay.replay import Replay
 from tdpmmu.conformance.replay.result import Result, count
 from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.trace.detect import Detector
-from tdpmmu.trace.fields import SpteChange, parse_fields
+from tdpmmu.trace.fields import PageInfo, SpteChange, parse_fields
 from tdpmmu.trace.records import Lost, Record, Trace, TraceError
 from tdpmmu.versions.registry import apply, kernel_class
+
+_ROOT = 4
+"""The least level of roots of 64-bit guests."""
 
 
 def only(records: list[Record | Lost]) -> Iterator[Record]:
     """Without what was lost."""
     return (record for record in records if isinstance(record, Record))
+
+
+def _shadows(record: Record, reader: Trace) -> bool:
+    """Whether it is of a root that shadows a table of the guest's."""
+    if record.event != "kvm_mmu_get_page":
+        return False
+    page = parse_fields(record, reader)
+    return isinstance(page, PageInfo) and page.level >= _ROOT and not page.direct
 
 
 def replay_trace(
@@ -55,7 +66,7 @@ def replay_trace(
             "kvm_tdp_mmu_spte_changed or kvm_mmu_set_spte; expected one of them (are they enabled?)"
         )
     cls = kernel_class(kernel or detector.format.kernel)
-    paging = any(record.event == "kvm_mmu_paging_element" for record in only(records))
+    paging = not seen and any(_shadows(record, reader) for record in only(records))
     shadow = shadow or (not seen and paging and format_name is None)
     fmt = spte_format("shadow" if shadow else detector.format.name, cls.spte_kernel)
     found = Threads(reader, fmt, legacy=not seen)

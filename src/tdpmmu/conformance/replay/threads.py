@@ -331,6 +331,7 @@ class Threads:
         assert isinstance(page, PageInfo)
         call = self._open.get(record.pid)
         root = page.level == self.root_level
+        self.paging = self.paging or (root and not page.direct)
         if record.event == "kvm_mmu_prepare_zap_page":
             if root and call is not None and call.kind is Kind.FAULT:
                 # A root that is obsolete is given up before the next one is loaded.
@@ -348,7 +349,6 @@ class Threads:
         match = _ELEMENT.match(record.text)
         if match is None:
             self._reader.fail('kvm_mmu_paging_element: expected "pte P level L"', record.line)
-        self.paging = True
         call = self._fault.get(record.pid)
         if call is not None:
             call.walk.append((int(match[2]), int(match[1], 16)))
