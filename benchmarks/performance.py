@@ -105,7 +105,7 @@ TABLE = f"| {' | '.join(COLUMNS)} |\n| --- | --- |{' ---: |' * (len(COLUMNS) - 2
 TEXT = """\
 # Performance
 
-Written by `python benchmarks/performance.py`; do not edit. {pairs} pairs of runs for each size,
+Written by `python benchmarks/performance.py`; do not edit. Pairs of runs for each size: {pairs};
 medians, CPU seconds, on {machine}, CPython {python}, numba {numba}.
 
 {table}
@@ -124,7 +124,8 @@ they have, which is up to half as much again. A state itself takes 14 of them (8
 for its slot, 1 to find its parent).
 
 Where states are many for what the threads do (XL), the loop decides; in the small sizes running the
-threads' code does, and a faster loop changes little.
+threads' code does, and a faster loop changes little. There the compiled loop's own time is mostly
+that of leaving it and coming back, once for each question to the threads' code.
 """
 
 
