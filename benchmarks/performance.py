@@ -124,8 +124,8 @@ they have, which is up to half as much again. A state itself takes 14 of them (8
 for its slot, 1 to find its parent).
 
 Where states are many for what the threads do (XL), the loop decides; in the small sizes running the
-threads' code does, and a faster loop changes little. There the compiled loop's own time is mostly
-that of leaving it and coming back, once for each question to the threads' code.
+threads' code does, and a faster loop changes little. There about a third of the compiled loop's own
+time goes into leaving it and coming back, once for each question to the threads' code.
 """
 
 
