@@ -38,23 +38,36 @@ class Linux_5_13(Linux_5_12):
             await Emit(Refcount(root.name, new - 1, new, "kvm_tdp_mmu_get_root"))
         return bool(new)
 
-    async def root_at(self, roots: tuple[TablePage, ...], at: int) -> TablePage | None:
-        """The first root from position ``at`` on that is not being freed, with a reference."""
+    async def tdp_mmu_next_root(
+        self, prev_root: TablePage | None, only_valid: bool
+    ) -> TablePage | None:
+        """``tdp_mmu_next_root``: the next one that is not being freed, with a reference.
+
+        RCU keeps roots from being freed under the walk; the reference to the last is put after it.
+        """
+        kvm = self.kvm
+        await kvm.rcu.read_lock()
+        roots = await Read(kvm.tdp_mmu_roots)
+        at = 0
+        if prev_root is not None:
+            at = roots.index(prev_root) + 1 if prev_root in roots else len(roots)
+        found: TablePage | None = None
         for root in roots[at:]:
+            if only_valid and await Read(root.invalid):
+                continue
             if await self.try_get_root(root):
-                return root
-        return None
+                found = root
+                break
+        await kvm.rcu.read_unlock()
+        if prev_root is not None:
+            await self.put_root(prev_root)
+        return found
 
     async def first_root(self) -> TablePage | None:
-        roots = await Read(self.kvm.tdp_mmu_roots)
-        return await self.root_at(roots, 0)
+        return await self.tdp_mmu_next_root(None, False)
 
     async def next_root(self, root: TablePage) -> TablePage | None:
-        roots = await Read(self.kvm.tdp_mmu_roots)
-        after = roots.index(root) + 1 if root in roots else len(roots)
-        found = await self.root_at(roots, after)
-        await self.put_root(root)
-        return found
+        return await self.tdp_mmu_next_root(root, False)
 
     async def put_root(self, root: TablePage) -> None:
         """``kvm_tdp_mmu_put_root``: the last reference unlinks the root, zaps and frees it."""

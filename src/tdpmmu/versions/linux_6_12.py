@@ -196,15 +196,13 @@ class Linux_6_12(Linux_6_1):
         return root
 
     async def usable_root(self, as_id: int, guest_mode: bool) -> TablePage | None:
-        """A valid root of this role, with a reference (``for_each_valid_tdp_mmu_root``)."""
-        for root in await Read(self.kvm.tdp_mmu_roots):
-            if await Read(root.invalid) or not await self.try_get_root(root):
-                continue
+        """A valid root of this role, with a reference, found inside RCU."""
+        root = await self.tdp_mmu_next_root(None, True)
+        while root is not None:
             header = await ReadHeader(root)
             if header.as_id == as_id and header.guest_mode == guest_mode:
-                found: TablePage = root
-                return found
-            await self.put_root(root)
+                return root
+            root = await self.tdp_mmu_next_root(root, True)
         return None
 
     async def usable_root_again(self, as_id: int, guest_mode: bool) -> TablePage | None:
