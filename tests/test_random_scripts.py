@@ -42,6 +42,8 @@ def test_a_finding_does_not_explain_everything() -> None:
     assert finding(Script(threads="shadow0: cr3; vcpu1: w2"), "no-progress") is not None
     assert finding(Script(threads="shadow0: cr3 w2; vcpu1: r2"), "no-progress") is None
     assert finding(Script(threads="shadow0: cr3; vcpu1: w2"), "guest-translation") is None
+    assert finding(Script(threads="shadow0: r0; shadow1: w0; t: zap-all-fast"), "no-progress")
+    assert finding(Script(threads="shadow0: r0; shadow1: w0; t: unmap:0"), "no-progress") is None
 
 
 @FEW

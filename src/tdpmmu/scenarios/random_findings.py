@@ -22,7 +22,9 @@ class Finding:
 
 def _sync_meets_write(threads: tuple[Program, ...]) -> bool:
     writes = {p.name for p in threads if p.vcpu >= 0 and any(map(_writes, p.steps))}
-    return any(p.paging and "cr3" in p.steps and writes - {p.name} for p in threads)
+    # A vCPU syncs what is below its root when it loads CR3, or a root in place of an obsolete one.
+    reloads = any(step.startswith(("zap-all-fast", "slot-")) for p in threads for step in p.steps)
+    return any(p.paging and (reloads or "cr3" in p.steps) and writes - {p.name} for p in threads)
 
 
 def _writes(step: str) -> bool:
