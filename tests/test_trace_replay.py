@@ -80,6 +80,24 @@ def test_memslots_dirty_log_mprotect_and_mmio(name: str, changes: int) -> None:
     assert not any("memslot" in what for what in result.inferred)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        # The host splits a huge mapping, or gives it up, and logging that ends finds it small.
+        ("6.1-partly-unmapped", 43),
+        ("6.1-log-off", 1562),
+        # An unmap yields to another one of the same range, and finds nothing left of it.
+        ("6.1-unmap-yields", 2595),
+        # The second vCPU loads its root while the first one is in a fault.
+        ("6.1-second-root", 21),
+    ],
+)
+def test_what_random_steps_came_upon(name: str, changes: int) -> None:
+    result = replay(name)
+    assert not result.divergences
+    assert (result.agree, result.changes) == (changes, changes)
+
+
 @pytest.mark.parametrize(("name", "changes"), [("6.12-two-vcpus", 10336), ("6.1-two-vcpus", 7768)])
 def test_two_vcpus_write_while_logging_is_switched(name: str, changes: int) -> None:
     result = replay(name)

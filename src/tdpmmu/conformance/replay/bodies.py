@@ -54,7 +54,6 @@ class Bodies:
         self.mmu.prefetched = {}
         self._calls = calls
         self._paging = found.paging
-        self.mmu.log_manual = any(call.kind is Kind.CLEAR_LOG for call in calls)
 
     def body(self, call: Call) -> Coroutine[Any, Any, Any]:
         """The model's call."""
@@ -74,6 +73,7 @@ class Bodies:
                 mmu.log_initially_set = call.slot is not None and not call.protects
                 made = mmu.set_dirty_logging(*self._slot_of(call), True, 0)
             case Kind.LOG_OFF:
+                self._collapsed(call)
                 made = mmu.set_dirty_logging(*self._slot_of(call), False, 0)
             case Kind.GET_LOG:
                 made = mmu.get_dirty_log(*self._logged_gfn(call), 0)
@@ -165,6 +165,16 @@ class Bodies:
         level = 1 if (requested.gfn ^ requested.pfn) % _HUGE else 2
         count(inferred, f"host mapping level {level}, by the alignment of gfn and pfn")
         return level
+
+    def _collapsed(self, call: Call) -> None:
+        """Where the kernel makes room for a huge page, the host has one."""
+        fmt = self._format
+        for _, seen in call.seen:
+            if isinstance(seen, SpteChange) and seen.level == 2 and fmt.is_shadow_present(seen.old):
+                region = seen.gfn // _HUGE
+                if self.mmu.host_levels.get(region) != 2:
+                    count(self._result.inferred, "host mapping level 2, by what log-off collapses")
+                    self.mmu.host_levels[region] = 2
 
     def _logged(self, call: Call) -> bool:
         slot = self._slots(call.as_id, call.page)

@@ -137,8 +137,6 @@ class Replayed(Base):
     """Frames by gfn that a prefetch finds."""
 
     log_initially_set = False
-    log_manual = False
-    """``KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2``, as far as it shows."""
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -164,7 +162,8 @@ class Replayed(Base):
         return self.log_initially_set
 
     def manual_protect(self) -> bool:
-        return self.log_manual
+        """With manual protect ``KVM_GET_DIRTY_LOG`` arms nothing, and so is not seen at all."""
+        return False
 
     def spte_generation(self, generation: int) -> int:
         """The kernel keeps the generation itself, which counts by two."""
@@ -255,7 +254,17 @@ class Replayed(Base):
     async def unmap_pages(self, start: int, end: int) -> None:
         """The host's ``invalidate_range_start`` and ``_end``, in host pages."""
         await self.invalidate_range_start(start, end)
+        await self.host_splits(start, end)
         await self.invalidate_range_end(start, end)
+
+    async def host_splits(self, start: int, end: int) -> None:
+        """What is left of a huge mapping is small, until a fault finds it large again."""
+        slots = await Read(self.kvm.memslots[0])
+        for slot in slots.slots:
+            first = max(start, slot.hva) - slot.hva + slot.base_gfn
+            last = min(end, slot.hva + slot.npages) - slot.hva + slot.base_gfn - 1
+            for region in range(first >> 9, (last >> 9) + 1 if first <= last else 0):
+                self.host_levels[region] = 1
 
     async def release(self) -> None:
         """``kvm_mmu_notifier_release``, and the end of the VM."""

@@ -236,6 +236,8 @@ class Replay:
 def _in_order(calls: Iterable[Call]) -> list[tuple[int, int, Call, Seen | None]]:
     """The start of every call, its events and its end, in the order of the trace."""
     points: list[tuple[int, int, Call, Seen | None]] = []
+    calls = tuple(calls)
+    unmaps = [call for call in calls if call.kind is Kind.UNMAP]
     for call in calls:
         first = call.record.line
         if call.published is not None:
@@ -245,6 +247,21 @@ def _in_order(calls: Iterable[Call]) -> list[tuple[int, int, Call, Seen | None]]
         if call.kind in AT_ONCE:
             points.append((call.record.line, GO, call, None))
         points += [(line, EVENT, call, seen) for line, seen in call.seen]
-        points.append((call.last, END, call, None))
+        points.append((_end(call, unmaps), END, call, None))
     points.sort(key=lambda point: point[:2])
     return points
+
+
+def _end(call: Call, unmaps: list[Call]) -> int:
+    """The line by which a call is over.
+
+    An unmap that yields to another one of the same range may find nothing left to do after it.
+    """
+    if call.kind is not Kind.UNMAP:
+        return call.last
+    others = (
+        other.last
+        for other in unmaps
+        if other.record.line < call.last and call.start < other.end and other.start < call.end
+    )
+    return max((call.last, *others))

@@ -47,6 +47,12 @@ STARTS: dict[str, Kind] = {
 }
 """Functions that only such a call goes through."""
 
+ROOTS = frozenset({"kvm_tdp_mmu_get_vcpu_root_hpa", "kvm_tdp_mmu_alloc_root"})
+"""Where a vCPU looks for its root, in 6.1 and in 6.12.
+
+Without them a root is loaded as late as at the vCPU's next fault.
+"""
+
 WORKER = "kvm_nx_huge_page_recovery_worker"
 """From 6.12 on: it sleeps and returns, or does a round and returns, and is called again at once."""
 
@@ -206,6 +212,8 @@ class Threads:
             self._zap_all(record)
         elif name == WORKER:
             self._worker(record)
+        elif name in ROOTS and not self.legacy:
+            self._start(Kind.LOAD, record).over = True
         elif name in STARTS:
             call = self._goes_on(STARTS[name], record)
             call.protects = call.protects or call.kind is Kind.LOG_ON
