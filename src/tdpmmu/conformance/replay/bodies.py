@@ -51,6 +51,7 @@ class Bodies:
         count(result.inferred, "memslot published before its probe", found.published_early)
         self.mmu.inputs = {}
         self.mmu.host_levels = {}
+        self.mmu.host_split = set()
         self.mmu.prefetched = {}
         self._calls = calls
         self._paging = found.paging
@@ -156,11 +157,16 @@ class Bodies:
         requested = call.requested
         assert requested is not None
         inferred = self._result.inferred
+        region = requested.gfn // _HUGE
         if requested.level > 1:
+            self.mmu.host_split.discard(region)
             count(inferred, f"host mapping level {requested.level}, asked for")
             return requested.level
         if call.access is not Access.EXEC and not self._logged(call):
             count(inferred, "host mapping level 1, asked for although nothing forbids more")
+            return 1
+        if region in self.mmu.host_split and self._logged(call):
+            count(inferred, "host mapping level 1, after an unmap")
             return 1
         level = 1 if (requested.gfn ^ requested.pfn) % _HUGE else 2
         count(inferred, f"host mapping level {level}, by the alignment of gfn and pfn")

@@ -133,6 +133,9 @@ class Replayed(Base):
     host_levels: dict[int, int]
     """The level of the host's mapping, by 2 MiB region."""
 
+    host_split: set[int]
+    """The regions that saw an unmap since a fault last asked for a huge page there."""
+
     prefetched: dict[int, int]
     """Frames by gfn that a prefetch finds."""
 
@@ -258,13 +261,15 @@ class Replayed(Base):
         await self.invalidate_range_end(start, end)
 
     async def host_splits(self, start: int, end: int) -> None:
-        """What is left of a huge mapping is small, until a fault finds it large again."""
+        """Nothing is left of a mapping, or if it was huge, small pages that lie like a huge one."""
         slots = await Read(self.kvm.memslots[0])
         for slot in slots.slots:
             first = max(start, slot.hva) - slot.hva + slot.base_gfn
             last = min(end, slot.hva + slot.npages) - slot.hva + slot.base_gfn - 1
             for region in range(first >> 9, (last >> 9) + 1 if first <= last else 0):
                 self.host_levels[region] = 1
+                # A split is told as an unmap of the whole region, too.
+                self.host_split.add(region)
 
     async def release(self) -> None:
         """``kvm_mmu_notifier_release``, and the end of the VM."""
