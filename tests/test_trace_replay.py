@@ -90,6 +90,8 @@ def test_memslots_dirty_log_mprotect_and_mmio(name: str, changes: int) -> None:
         ("6.1-unmap-yields", 2595),
         # The second vCPU loads its root while the first one is in a fault.
         ("6.1-second-root", 21),
+        # Two vCPUs fault on a gfn without a slot; neither has seen the other's MMIO SPTE.
+        ("6.1-two-mmio-faults", 2086),
     ],
 )
 def test_what_random_steps_came_upon(name: str, changes: int) -> None:

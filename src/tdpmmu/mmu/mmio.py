@@ -34,13 +34,17 @@ class Mmio(Attributes):
 
     async def fast_page_fault(self, vcpu: VcpuCells, fault: Fault) -> str:
         """``handle_mmio_page_fault`` comes first: an MMIO SPTE of this generation is believed."""
-        if self.looks_for_mmio() and await self.mmio_spte_says_so(fault):
+        if self.reserved_bit_reported(vcpu) and await self.mmio_spte_says_so(fault):
             return RET_PF_EMULATE
         return await super().fast_page_fault(vcpu, fault)
 
     def looks_for_mmio(self) -> bool:
         """Hardware reports a reserved bit; here only VMs with MMIO look."""
         return MMIO in self.kvm.config.options
+
+    def reserved_bit_reported(self, vcpu: VcpuCells) -> bool:
+        """``PFERR_RSVD_MASK`` of the fault's error code, as if hardware had just looked."""
+        return self.looks_for_mmio()
 
     async def mmio_spte_says_so(self, fault: Fault) -> bool:
         """``check_mmio_spte``."""

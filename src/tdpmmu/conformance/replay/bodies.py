@@ -149,8 +149,10 @@ class Bodies:
     def _fault_input(self, call: Call) -> FaultInput:
         requested = call.requested
         if requested is None or call.mmio:
-            return FaultInput(slot=not call.mmio)
-        return FaultInput(requested.pfn, self._host_level(call), self._writable(call))
+            return FaultInput(slot=not call.mmio, reserved=call.reserved)
+        return FaultInput(
+            requested.pfn, self._host_level(call), self._writable(call), reserved=call.reserved
+        )
 
     def _host_level(self, call: Call) -> int | None:
         """What the fault says of the host's mapping; None: nothing."""

@@ -69,7 +69,8 @@ Seen = SpteChange | SpteRequested | FastPageFault | Armed | MmioMarked | SetSpte
 class Call:
     """``seen`` is what it did, with the lines; ``last`` the line of the last event.
 
-    For a fault: ``vcpu``, ``gfn``, ``access``, ``present`` from the error code, and what it found.
+    For a fault: ``vcpu``, ``gfn``, ``access``, ``present``, ``reserved`` from the error code, and
+    what it found.
     ``start``, ``end``: a notifier's range of host addresses.  ``slot``: the memslot that a probe
     tells of; ``parameter``: of the module, name and value; ``protects``: write access is taken away
     as logging begins; ``since``: where the thread was last seen before; ``published``: where others
@@ -87,6 +88,7 @@ class Call:
     gfn: int = 0
     access: Access = Access.READ
     present: bool = False
+    reserved: bool = False
     requested: SpteRequested | None = None
     leaf: int | None = None
     mmio: bool = False

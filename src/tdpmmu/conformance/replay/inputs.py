@@ -122,6 +122,7 @@ class FaultInput:
     host_level: int | None = None
     writable: bool = True
     slot: bool = True
+    reserved: bool = False
 
 
 class Replayed(Base):
@@ -160,6 +161,9 @@ class Replayed(Base):
     def host_pfn_mapping_level(self, slot: Memslot, gfn: int) -> int:
         """``host_pfn_mapping_level``: as the last fault there found the host's mapping."""
         return self.host_levels.get(gfn >> 9, 1)
+
+    def reserved_bit_reported(self, vcpu: VcpuCells) -> bool:
+        return self.inputs[vcpu.number].reserved
 
     def initially_set(self) -> bool:
         return self.log_initially_set

@@ -188,6 +188,7 @@ class Threads:
             write, fetch, present = code & 2, code & 16, code & 1
         call.access = Access.WRITE if write else Access.EXEC if fetch else Access.READ
         call.present = bool(present)
+        call.reserved = bool(code & 8) and self._format.name != "ept"
         self._fault[record.pid] = call
 
     def _unmap(self, record: Record) -> None:
