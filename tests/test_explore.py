@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.main import app
 from tdpmmu.notebook import world
+from tdpmmu.scenarios.by_hand import World
 from tdpmmu.tui.app import Explore
 
 LATE = """
@@ -101,6 +102,49 @@ def test_a_harm_is_found_by_hand_and_kept(explore: Explore) -> None:
     done = CliRunner().invoke(app, ["explain", f"@{explore.save}"])
     assert done.exit_code == 0, done.output
     assert "DISCIPLINE flush-owed" in done.output
+
+
+def test_a_token_starts_where_its_run_ends(explore: Explore) -> None:
+    world = explore.world
+    while "TLB may hold" not in "".join(world.said(world.records[-1]) if world.records else ""):
+        world.run("vcpu0")
+    while not any(one.prop == "stale-translation" for one in world.broken):
+        world.run("host")
+    token = world.token("stale-translation")
+    again = Explore(World.at_the_end_of(token), explore.save)
+
+    async def use(pilot: Pilot[Any]) -> None:
+        assert "*** HARM stale-translation" in log(again)
+        ended = state(again)
+        count = len(again.world.records)
+        await pilot.press("u", "u", "u")
+        assert "*** HARM stale-translation" not in log(again)
+        assert len(again.world.records) < count - 3
+        await pilot.press("r", "r", "r")
+        assert (state(again), len(again.world.records)) == (ended, count)
+        while again.world.records:
+            await pilot.press("u")
+        assert log(again) == ""
+        await pilot.press("r", "o", "r")
+        assert len(again.world.records) == again._done[0] + 1, "another move: nothing to redo"
+
+    drive(again, use)
+
+
+def test_a_token_that_does_not_fit_is_one_line(explore: Explore, tmp_path: Path) -> None:
+    world = explore.world
+    world.run("host")
+    while not world.broken:
+        world.run(next(one.name for one in world.threads if one.alternatives))
+    (tmp_path / "run.token").write_text(world.token().encode())
+    command = ["explore", f"@{tmp_path / 'run.token'}"]
+    assert str(CliRunner().invoke(app, command).exception) == "explore needs a terminal"
+    done = CliRunner().invoke(app, [*command, "-k", "6.18"])
+    assert "a token has its own kernel" in str(done.exception)
+    (tmp_path / "patch.py").write_text(LATE + "\n# changed\n")
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, UsageError)
+    assert "patch.py changed since this token was made" in str(done.exception)
 
 
 def test_who_waits_can_be_seen_but_not_chosen(explore: Explore) -> None:

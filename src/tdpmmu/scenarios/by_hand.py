@@ -66,6 +66,32 @@ class World:
         self.records: list[Record] = []
         self._start()
 
+    @classmethod
+    def at_the_end_of(cls, token: Token) -> World:
+        """The world in which a token's run has just ended.
+
+        StaleToken if the code is not what it was; ValueError if the token cannot be run here.
+        """
+        from tdpmmu.scenarios.question import Question
+        from tdpmmu.scenarios.token import StaleToken, build, check_fresh
+
+        subject = build(token)
+        if (change := check_fresh(token, subject)) is not None:
+            raise StaleToken(f"{change}; it may no longer replay")
+        world = cls(
+            Question(
+                subject.scenario,
+                subject.mmu_class,
+                token.kernel,
+                token.patches,
+                scenario_name=token.scenario,
+            )
+        )
+        for run in token.schedule:
+            for alternative in run.alternatives:
+                world.move(run.thread, alternative)
+        return world
+
     def _start(self) -> None:
         self._built = self.question.build()
         self._replay = Replay(self._built.machine, ())
@@ -141,14 +167,28 @@ class World:
             done.append(self._take(mover.thread, 0))
         return done
 
-    def back(self, moves: int = 1) -> None:
-        """Take the last moves back."""
-        kept = self._moves[: max(len(self._moves) - moves, 0)]
+    def strides(self) -> list[int]:
+        """The moves so far in strides as :meth:`run` makes them: how many operations each has."""
+        lengths: list[int] = []
+        going = None
+        for record in self.records:
+            if record.thread == going:
+                lengths[-1] += 1
+            else:
+                lengths.append(1)
+            going = None if self.said(record) or record.violations else record.thread
+        return lengths
+
+    def back(self, moves: int = 1) -> list[tuple[int, int]]:
+        """Take the last moves back, and say which they were: thread and alternative of each."""
+        at = max(len(self._moves) - moves, 0)
+        kept, taken = self._moves[:at], self._moves[at:]
         self._replay.close()
         self._moves = []
         self._start()
         for number, alternative in kept:
             self._take(number, alternative)
+        return taken
 
     def _number(self, thread: int | str) -> int:
         names = list(self.scene.threads)

@@ -34,6 +34,7 @@ class Explore(App[None]):
         Binding("enter", "run", "go on", priority=True),
         Binding("o", "once", "one operation"),
         Binding("u,backspace", "undo", "undo"),
+        Binding("r", "redo", "redo"),
         Binding("w", "save", "write token"),
         Binding("q", "quit", "quit"),
     ]
@@ -42,7 +43,8 @@ class Explore(App[None]):
         super().__init__()
         self.world = world
         self.save = save
-        self._done: list[int] = []
+        self._done = world.strides()
+        self._undone: list[list[tuple[int, int]]] = []
         self._choices: list[tuple[int, int]] = []
         self.sub_title = world.question.title()
 
@@ -79,8 +81,19 @@ class Explore(App[None]):
     def action_undo(self) -> None:
         """Take back what the last key did."""
         if self._done:
-            self.world.back(self._done.pop())
+            self._undone.append(self.world.back(self._done.pop()))
             self._show()
+
+    def action_redo(self) -> None:
+        """Do again what was taken back last."""
+        if self._undone:
+            moves = self._undone.pop()
+            known = len(self.world.broken)
+            for thread, alternative in moves:
+                self.world.move(thread, alternative)
+            self._done.append(len(moves))
+            self._tell(known)
+            self._show(moves[-1][0])
 
     def action_save(self) -> None:
         """Write a token of the first property that was broken."""
@@ -105,9 +118,14 @@ class Explore(App[None]):
         if not once and not self.world.said(self.world.records[-1]) and mover.alternatives == 1:
             self.world.run(thread)
         self._done.append(len(self.world.records) - before)
+        self._undone.clear()
+        self._tell(known)
+        self._show(thread)
+
+    def _tell(self, known: int) -> None:
+        """Notify of what has been broken since ``known`` properties were."""
         for one in self.world.broken[known:]:
             self.notify(one.sentence, title=f"{one.kind.upper()} {one.prop}", severity="error")
-        self._show(thread)
 
     # --- what is shown --------------------------------------------------------------------------
 
