@@ -77,3 +77,10 @@ def test_the_reference_has_what_a_patch_overrides(built: Path) -> None:
     anchors = Page(built / "reference.html").anchors
     assert "tdpmmu.mmu.notifier.Notifier.invalidate_range_start" in anchors
     assert "tdpmmu.scenarios.question.ask" in anchors
+
+
+def test_there_is_a_report_to_try(built: Path) -> None:
+    assert "sample/report.html" in Page(built / "report.html").links
+    sample = (built / "sample" / "report.html").read_text(encoding="utf-8")
+    assert "stale-translation" in sample
+    assert "flush-owed" in sample
