@@ -137,6 +137,13 @@ def test_legacy_roots_are_given_up_and_made_again(name: str, changes: int) -> No
     assert result.inputs["root loaded"] == 2
 
 
+def test_a_fault_with_nothing_to_change_does_not_say_what_is_writable() -> None:
+    """Two vCPUs read a page that the host has mapped read-only; the second finds the leaf there."""
+    result = replay("6.12-spurious", kernel="6.12")
+    assert result.agrees
+    assert (result.agree, result.changes) == (53, 53)
+
+
 @pytest.mark.parametrize(("name", "changes"), [("6.12-manual", 8230), ("6.1-manual", 7720)])
 def test_manual_protect(name: str, changes: int) -> None:
     """``KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`` with 1, then with 3: initially all set."""

@@ -42,6 +42,21 @@ _INDEX_BITS = 9
 MAX_PROBLEMS = 100
 
 
+def same_entry(fmt: SpteFormat, rebuilt: int, old: int) -> bool:
+    """Whether two values are equal, or different only in what changes without an event."""
+    difference = rebuilt ^ old
+    if not difference:
+        return True
+    if not (fmt.is_shadow_present(rebuilt) and fmt.is_shadow_present(old)):
+        return False
+    allowed = fmt.accessed | fmt.dirty
+    if rebuilt & old & fmt.mmu_writable:
+        allowed |= PT_WRITABLE_MASK
+    if not fmt.ad_enabled(old):
+        allowed |= fmt.acc_track | ACC_TRACK_SAVED_MASK
+    return not difference & ~allowed
+
+
 class Table:
     """One page table page at ``level``; ``gfn`` is the first that it covers.
 
@@ -96,7 +111,6 @@ class TdpTables:
         self.root_level = 4
         self._roots: dict[int, list[Table]] = {}
         self._removed: dict[int, list[Table]] = {}
-        self._volatile = fmt.accessed | fmt.dirty
         self._started_late = False
 
     def new_page(self, level: int) -> None:
@@ -137,7 +151,7 @@ class TdpTables:
                 while (child := table.children.get(table.index(gfn))) is not None:
                     table = child
                 index = table.index(gfn)
-                if self._same(table.entries[index], old):
+                if same_entry(self.fmt, table.entries[index], old):
                     table.entries[index] = new
                     return
 
@@ -171,7 +185,7 @@ class TdpTables:
                 index = table.index(change.gfn)
                 if index <= table.removed_to:
                     continue
-                if table.partial or self._same(table.entries[index], change.old):
+                if table.partial or same_entry(self.fmt, table.entries[index], change.old):
                     return table
         return None
 
@@ -231,26 +245,11 @@ class TdpTables:
         """How well an entry fits the old value: 3 exactly, 0 not at all."""
         if rebuilt == old:
             return 3
-        if self._same(rebuilt, old):
+        if same_entry(self.fmt, rebuilt, old):
             return 2
         if self.fmt.is_frozen(rebuilt) and old == self.fmt.nonpresent:
             return 1
         return 0
-
-    def _same(self, rebuilt: int, old: int) -> bool:
-        """Equal, or different only in what changes without an event."""
-        difference = rebuilt ^ old
-        if not difference:
-            return True
-        fmt = self.fmt
-        if not (fmt.is_shadow_present(rebuilt) and fmt.is_shadow_present(old)):
-            return False
-        allowed = self._volatile
-        if rebuilt & old & fmt.mmu_writable:
-            allowed |= PT_WRITABLE_MASK
-        if not fmt.ad_enabled(old):
-            allowed |= fmt.acc_track | ACC_TRACK_SAVED_MASK
-        return not difference & ~allowed
 
     def _late(self, roots: list[Table], change: SpteChange, line: int) -> Table:
         """Make up the tables above an entry which the trace did not show from the start."""

@@ -53,6 +53,7 @@ class Bodies:
         self.mmu.host_levels = {}
         self.mmu.host_split = set()
         self.mmu.prefetched = {}
+        self.mmu.writable_as_found = set()
         self._calls = calls
         self._paging = found.paging
 
@@ -188,10 +189,12 @@ class Bodies:
         slot = self._slots(call.as_id, call.page)
         return slot is not None and slot.log
 
-    def _writable(self, call: Call) -> bool:
-        """Whether the host let the guest write, which a read need not ask for."""
-        if call.access is Access.WRITE or call.leaf is None:
+    def _writable(self, call: Call) -> bool | None:
+        """Whether the host let the guest write, which a read need not ask for; None: as before."""
+        if call.access is Access.WRITE:
             return True
+        if call.leaf is None:
+            return None
         writable = self._format.is_host_writable(call.leaf)
         count(self._result.inferred, "writability of the host page of a read or fetch")
         return writable

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.conformance.replay.calls import Armed, MmioMarked, PageGot, PageZap, Seen
-from tdpmmu.conformance.replay.inputs import (
+from tdpmmu.conformance.replay.names import Names
+from tdpmmu.conformance.replay.result import Result, count
+from tdpmmu.conformance.replay.traced import (
     Arms,
     Changed,
     Fixed,
@@ -15,8 +17,6 @@ from tdpmmu.conformance.replay.inputs import (
     What,
     Zaps,
 )
-from tdpmmu.conformance.replay.names import Names
-from tdpmmu.conformance.replay.result import Result, count
 from tdpmmu.trace.fields import FastPageFault, SetSpte, SpteChange, SpteRequested
 from tdpmmu.worlds.live import Memory
 

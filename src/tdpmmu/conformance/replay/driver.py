@@ -8,7 +8,7 @@ from types import CoroutineType
 from typing import Any
 
 from tdpmmu.arch.table import ClearSpteBits, CmpXchgSpte, WriteSpte, XchgSpte
-from tdpmmu.conformance.replay.inputs import Traced
+from tdpmmu.conformance.replay.traced import Traced
 from tdpmmu.events.records import Event
 from tdpmmu.kernel.locks import Acquire
 from tdpmmu.kernel.rcu import WaitGrace

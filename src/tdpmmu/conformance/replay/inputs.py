@@ -9,7 +9,18 @@ from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import CurrentRoot, TestAndClearReload
 from tdpmmu.arch.spte import Access
 from tdpmmu.arch.table import ReadHeader, ReadSpte, TablePage
-from tdpmmu.machine.op import Op, Read, Step
+from tdpmmu.conformance.replay.traced import (
+    Arms,
+    Changed,
+    Fixed,
+    Gets,
+    Marks,
+    Requested,
+    Sets,
+    Traced,
+    Zaps,
+)
+from tdpmmu.machine.op import Read
 from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fault import Fault
 from tdpmmu.mmu.kvm import Memslot
@@ -23,104 +34,17 @@ else:
     Base = object
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """``kvm_tdp_mmu_spte_changed`` of the model; its SPTEs hold the model's own table pfns."""
-
-    as_id: int
-    gfn: int
-    level: int
-    old: int
-    new: int
-    sptep: Cell
-
-
-@dataclass(frozen=True, slots=True)
-class Requested:
-    """``kvm_mmu_spte_requested`` of the model."""
-
-    gfn: int
-    pfn: int
-    level: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """``fast_page_fault`` of the model, where it fixed one."""
-
-    gfn: int
-    old: int
-    new: int
-    sptep: Cell
-
-
-@dataclass(frozen=True, slots=True)
-class Arms:
-    """The model arms these gfns for the dirty log."""
-
-    gfns: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """``mark_mmio_spte`` of the model."""
-
-    gfn: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sets:
-    """``kvm_mmu_set_spte`` of the model's shadow MMU."""
-
-    gfn: int
-    level: int
-    spte: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gets:
-    """``kvm_mmu_get_page`` of the model's shadow MMU."""
-
-    gfn: int
-    level: int
-    new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Zaps:
-    """``kvm_mmu_prepare_zap_page`` of the model's shadow MMU."""
-
-    gfn: int
-    level: int
-
-
-What = Changed | Requested | Fixed | Arms | Marks | Sets | Gets | Zaps
-
-
-@dataclass(frozen=True, slots=True)
-class Traced(Op):
-    """Where a tracepoint stands: a call rests here until what it says has been compared."""
-
-    what: What
-
-    def apply(self, step: Step, alternative: int) -> None:
-        return None
-
-    def describe(self) -> str:
-        return f"tracepoint {self.what}"
-
-
 @dataclass(slots=True)
 class FaultInput:
     """What a fault found outside KVM's MMU: the host's page, how it is mapped, whether writable.
 
-    ``host_level`` None: as it was.  ``slot``: there is a memslot.
+    ``host_level`` None: as it was.  ``writable`` None: as the leaf says that is there, if there is
+    one.  ``slot``: there is a memslot.
     """
 
     pfn: int = 0
     host_level: int | None = None
-    writable: bool = True
+    writable: bool | None = True
     slot: bool = True
     reserved: bool = False
 
@@ -140,6 +64,9 @@ class Replayed(Base):
     prefetched: dict[int, int]
     """Frames by gfn that a prefetch finds."""
 
+    writable_as_found: set[Fault]
+    """Faults that did not say whether the host's page is writable."""
+
     log_initially_set = False
 
     # --- inputs ---------------------------------------------------------------------------------
@@ -153,10 +80,29 @@ class Replayed(Base):
         if fault.slot is None:
             return await self.handle_noslot_fault(vcpu, fault)
         fault.pfn = given.pfn
-        fault.map_writable = given.writable
+        if given.writable is None:
+            self.writable_as_found.add(fault)
+        else:
+            fault.map_writable = given.writable
         if given.host_level is not None:
             self.host_levels[fault.gfn >> 9] = given.host_level
         return ""
+
+    def find_writable(self, fault: Fault, spte: int, level: int) -> None:
+        """A fault that has nothing to change finds the host's page as the leaf ``spte`` says."""
+        fmt = self.kvm.format
+        if fault in self.writable_as_found:
+            self.writable_as_found.remove(fault)
+            if fmt.is_shadow_present(spte) and fmt.is_last(spte, level):
+                fault.map_writable = fmt.is_host_writable(spte)
+
+    async def make_spte(self, fault: Fault, it: TdpIter) -> int:
+        self.find_writable(fault, it.old_spte, it.level)
+        return await super().make_spte(fault, it)
+
+    async def mmu_set_spte(self, fault: Fault, sptep: Cell, level: int, access: int) -> str:
+        self.find_writable(fault, await ReadSpte(sptep), level)
+        return await super().mmu_set_spte(fault, sptep, level, access)
 
     def host_pfn_mapping_level(self, slot: Memslot, gfn: int) -> int:
         """``host_pfn_mapping_level``: as the last fault there found the host's mapping."""

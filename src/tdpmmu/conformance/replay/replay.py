@@ -14,7 +14,13 @@ from tdpmmu.conformance.replay.calls import (
 )
 from tdpmmu.conformance.replay.compare import BY_HARDWARE, OTHERS, TRACED_AS, Comparison
 from tdpmmu.conformance.replay.driver import Driver, Running, Stuck
-from tdpmmu.conformance.replay.inputs import (
+from tdpmmu.conformance.replay.names import Names
+from tdpmmu.conformance.replay.order import Order
+from tdpmmu.conformance.replay.result import Divergence, Result, count
+from tdpmmu.conformance.replay.resync import Resync, let_go_of_locks
+from tdpmmu.conformance.replay.show import show, show_model, value
+from tdpmmu.conformance.replay.threads import Threads
+from tdpmmu.conformance.replay.traced import (
     Arms,
     Changed,
     Gets,
@@ -24,12 +30,6 @@ from tdpmmu.conformance.replay.inputs import (
     What,
     Zaps,
 )
-from tdpmmu.conformance.replay.names import Names
-from tdpmmu.conformance.replay.order import Order
-from tdpmmu.conformance.replay.result import Divergence, Result, count
-from tdpmmu.conformance.replay.resync import Resync, let_go_of_locks
-from tdpmmu.conformance.replay.show import show, show_model, value
-from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.conformance.replay.untraced import Untraced
 from tdpmmu.conformance.replay.vm import THREADS
 from tdpmmu.trace.fields import SetSpte, SpteChange

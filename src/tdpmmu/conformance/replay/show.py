@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tdpmmu.conformance.replay.calls import Armed, MmioMarked, PageGot, PageZap, Seen
-from tdpmmu.conformance.replay.inputs import (
+from tdpmmu.conformance.replay.names import Names
+from tdpmmu.conformance.replay.traced import (
     Arms,
     Changed,
     Fixed,
@@ -15,7 +16,6 @@ from tdpmmu.conformance.replay.inputs import (
     What,
     Zaps,
 )
-from tdpmmu.conformance.replay.names import Names
 from tdpmmu.trace.fields import FastPageFault, SetSpte, SpteChange
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tdpmmu.arch.spte import SpteFormat
-from tdpmmu.conformance.replay.inputs import Changed
 from tdpmmu.conformance.replay.result import count
+from tdpmmu.conformance.replay.traced import Changed
 from tdpmmu.events.records import Event, SpteChanged
 
 SPLIT = "children of split huge pages"

@@ -15,8 +15,9 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 
-from tdpmmu.arch.spte import ACC_TRACK_SAVED_MASK, PT_WRITABLE_MASK, SpteFormat
+from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.trace.fields import SpteChange
+from tdpmmu.trace.tables import same_entry
 from tdpmmu.trace.verify.kinds import Kind
 from tdpmmu.trace.verify.nodes import ENTRIES, Node, Root
 from tdpmmu.trace.verify.threads import TEARDOWN, Thread
@@ -45,7 +46,6 @@ class Forest:
         self.late = self.several = False
         self._level = 4
         self._unborn: list[Thread] = []
-        self._volatile = fmt.accessed | fmt.dirty
 
     def new_page(self, level: int, thread: Thread) -> None:
         """``kvm_mmu_get_page`` of the TDP MMU: a root is a table of the highest level."""
@@ -74,7 +74,7 @@ class Forest:
                 table = table.children.get(gfn >> 9 * above & 511)
             if table is not None:
                 was = table.entries[index]
-                if was == old or table.partial or self._same(was, old):
+                if was == old or table.partial or same_entry(self.fmt, was, old):
                     found.append(table)
         if level == self._level and old == self.fmt.nonpresent and (self._unborn or not found):
             return self._birth(as_id, thread)
@@ -155,7 +155,7 @@ class Forest:
                 index = gfn >> 9 * (level - 1) & 511
                 if index <= table.removed_to:
                     continue
-                if table.partial or self._same(table.entries[index], old):
+                if table.partial or same_entry(self.fmt, table.entries[index], old):
                     return table
         return None
 
@@ -163,21 +163,6 @@ class Forest:
     def end(self) -> int:
         """The first gfn that no root can map."""
         return 1 << 9 * self._level
-
-    def _same(self, rebuilt: int, old: int) -> bool:
-        """Equal, or different only in what changes without an event."""
-        difference = rebuilt ^ old
-        if not difference:
-            return True
-        fmt = self.fmt
-        if not (fmt.is_shadow_present(rebuilt) and fmt.is_shadow_present(old)):
-            return False
-        allowed = self._volatile
-        if rebuilt & old & fmt.mmu_writable:
-            allowed |= PT_WRITABLE_MASK
-        if not fmt.ad_enabled(old):
-            allowed |= fmt.acc_track | ACC_TRACK_SAVED_MASK
-        return not difference & ~allowed
 
     def _choose(self, found: list[Node], change: SpteChange, thread: Thread) -> Node:
         """Among several tables that fit."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from tdpmmu.arch.spte import BASE_ADDR_MASK
 from tdpmmu.trace.fields import SpteChange
+from tdpmmu.trace.tables import same_entry
 from tdpmmu.trace.verify.forest import Forest
 from tdpmmu.trace.verify.kinds import Kind, Kinds
 from tdpmmu.trace.verify.nodes import ENTRIES, Node
@@ -63,7 +64,7 @@ def sweep(columns: Columns, forest: Forest, kinds: Kinds, thread: Thread) -> int
         return None
     rebuilt = table.entries[index : index + count]
     before, after = array("Q", olds), array("Q", news)
-    if rebuilt != before and not all(map(forest._same, rebuilt, olds)):
+    if rebuilt != before and not all(map(partial(same_entry, forest.fmt), rebuilt, olds)):
         return None
     first = kinds.of(level, olds[0], news[0])
     total = _sum(level, before, after, forest, kinds)
