@@ -209,8 +209,18 @@ def test_what_is_no_root(text: str) -> None:
         (Script(threads="shadow0: set:1[7]=0", tables="2: 0"), "index 7"),
         (Script(threads="host: invlpg:0"), "only a vCPU"),
         (Script(threads="shadow0: r0", setup="shadow1:r0", tables="2: 0"), "no vCPU thread"),
+        (Script(options="pml manual-protct"), "'manual-protct'; did you mean manual-protect"),
+        (Script(options="fast"), "'fast'; known: apic-access-page, dirty-ring"),
     ],
 )
 def test_bad_scripts(script: Script, what: str) -> None:
     with pytest.raises(ValueError, match=what):
         script.build(kernel_class("6.12"))
+
+
+@pytest.mark.parametrize("kernel", ["5.13", "6.1", "6.12", "6.18"])
+def test_the_legacy_mmu_takes_over_where_the_tdp_mmu_is_off(kernel: str) -> None:
+    script = Script(threads="vcpu0: w0; vcpu1: x0; host: unmap:0", options="no-tdp-mmu")
+    assert verdict_on(script, kernel=kernel).status == HOLDS
+    forgetful = verdict_on(script, LosesRmaps, kernel=kernel)
+    assert "stale-translation" in {found.prop for found in forgetful.violations}

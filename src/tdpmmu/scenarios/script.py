@@ -39,18 +39,31 @@ from tdpmmu.machine.state import State
 from tdpmmu.machine.thread import Machine, Thread
 from tdpmmu.mmu.ageing import NO_AD_BITS
 from tdpmmu.mmu.apic_page import APIC_ACCESS_PAGE
+from tdpmmu.mmu.dirty_log import INITIALLY_SET, MANUAL_PROTECT
 from tdpmmu.mmu.kvm import Config, Kvm
 from tdpmmu.mmu.log_protect import PML
+from tdpmmu.mmu.mmio import MMIO
+from tdpmmu.mmu.page_split import NO_EAGER_PAGE_SPLIT
+from tdpmmu.mmu.ring import DIRTY_RING
+from tdpmmu.mmu.roots import NO_TDP_MMU
 from tdpmmu.scenarios.actions import table
 from tdpmmu.scenarios.actions.base import Context, Run, access, parse_slot
 from tdpmmu.scenarios.actions.dirty_log import SPLITS
 from tdpmmu.scenarios.base import Built, MmuClass
 from tdpmmu.scenarios.guest_tables import parse_root, parse_tables
 from tdpmmu.scenarios.nx_recovery import ThreadEnds, WarmTlb
+from tdpmmu.versions.linux_6_12 import NO_SLOT_ZAP_ALL
 from tdpmmu.worlds.sequential import Stuck, run
 
 _ACCESS = re.compile(r"([rwx]+)(\d+(?:-\d+)?)$")
 _VCPU = re.compile(r"(vcpu|smm|l2-|shadow)(\d+)$")
+
+
+OPTIONS = (
+    APIC_ACCESS_PAGE, DIRTY_RING, INITIALLY_SET, MANUAL_PROTECT, MMIO, NO_AD_BITS,
+    NO_EAGER_PAGE_SPLIT, NO_SLOT_ZAP_ALL, NO_TDP_MMU, PML,
+)  # fmt: skip
+"""What ``options`` may hold; each is defined where the MMU asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +222,23 @@ class _Builder:
 
     def spte_format(self) -> SpteFormat:
         """The CPU's format; ``no-ad-bits`` takes accessed and dirty bits from it."""
-        options = self.script.options.split()
+        options = self.options()
         ad_bits = NO_AD_BITS not in options
         if not ad_bits and PML in options:
             raise ValueError(f"options {PML} and {NO_AD_BITS} exclude each other")
         return spte_format(self.script.format, self.mmu_class.spte_kernel, ad_bits=ad_bits)
+
+    def options(self) -> frozenset[str]:
+        """The switches of the VM; ValueError for one that nothing in the MMU asks for."""
+        names = self.script.options.split()
+        for name in names:
+            if name not in OPTIONS:
+                near = difflib.get_close_matches(name, OPTIONS, n=2)
+                known = (
+                    f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(OPTIONS)}"
+                )
+                raise ValueError(f"options: no such option {name!r}; {known}")
+        return frozenset(names)
 
     def setup_spaces(self) -> list[int]:
         return [1 for text in self.script.setup.split() if text.startswith("1:")]
@@ -236,8 +261,8 @@ class _Builder:
                 queued_locks=script.resched == "contended",
                 lockless_nx_flag=self.mmu_class.lockless_nx_flag,
                 slots=tuple(parse_slot(text) for text in script.slots.split()) or None,
-                options=frozenset(script.options.split()),
-                shadow_pages=bool(self.tables),
+                options=self.options(),
+                shadow_pages=bool(self.tables) or NO_TDP_MMU in self.options(),
                 guest_tables=tuple(self.tables.items()),
                 mmu_pages=script.mmu_pages,
             )
