@@ -1,0 +1,100 @@
+"""The engine ``dask``: an embedded cluster on this machine, or a scheduler that is running.
+
+Dask was chosen over Ray because it is pure Python (one wheel for every platform and release) and
+because its embedded cluster starts in a second and is the same code as one of many machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from tdpmmu.distribute.executor import DistributeError, PoolExecutor
+
+MISSING = "Dask is needed for that: pip install 'tdpmmu[dask]'"
+
+PATIENCE = 20
+"""Seconds to wait for a scheduler, and for its first worker."""
+
+
+class DaskExecutor(PoolExecutor):
+    """A Dask cluster."""
+
+    def __init__(self, client: Any, cluster: Any, workers: int, killed: type[Exception]) -> None:
+        super().__init__(client.get_executor(pure=False), workers, (killed,))
+        self._client = client
+        self._cluster = cluster
+
+    def close(self) -> None:
+        """Leave the cluster; end it, too, if it is our own."""
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+def embedded(workers: int) -> DaskExecutor:
+    """So many worker processes here, which end with this one.  Needs no server and no network."""
+    distributed = _library()
+    cluster = distributed.LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        host="127.0.0.1",
+        silence_logs=logging.CRITICAL,
+    )
+    return DaskExecutor(distributed.Client(cluster), cluster, workers, distributed.KilledWorker)
+
+
+def running(address: str) -> DaskExecutor:
+    """The workers of a running scheduler, which must have these very sources."""
+    distributed = _library()
+    try:
+        client = distributed.Client(address, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise DistributeError(f"no Dask scheduler at {address}: {_line(error)}") from None
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE)
+        theirs = client.run(sources)
+        slots = sum(client.nthreads().values())
+    except TimeoutError:
+        client.close()
+        raise DistributeError(f"the Dask scheduler at {address} has no workers") from None
+    except ImportError as error:
+        client.close()
+        raise DistributeError(f"a worker of {address} cannot run tdpmmu: {error}") from None
+    ours = sources()
+    for worker, digest in sorted(theirs.items()):
+        if digest != ours:
+            client.close()
+            raise DistributeError(
+                f"{worker} has another version of tdpmmu or of Python; "
+                "install the same one on all machines"
+            )
+    return DaskExecutor(client, None, slots, distributed.KilledWorker)
+
+
+def sources() -> str:
+    """What results depend on: Python's release, and the text of this package."""
+    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
+    package = Path(__file__).parents[1]
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _library() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise DistributeError(MISSING) from None
+    # What goes wrong is raised; a log beside it would only tear the progress line.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    return distributed
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,45 @@
+"""Choosing an engine by name."""
+
+from __future__ import annotations
+
+from tdpmmu.distribute.executor import DistributeError, Executor
+
+LOCAL, PROCESSES, DASK = "local", "processes", "dask"
+ENGINES = (LOCAL, PROCESSES, DASK)
+
+EXPECTED = "local, processes, dask, or the address of a Dask scheduler, as tcp://host:8786"
+
+
+def open_executor(engine: str = PROCESSES, workers: int = 0) -> Executor:
+    """An engine; close it, or use it in ``with``.
+
+    ``engine``: ``local`` (this process), ``processes``, ``dask`` (an embedded cluster), or the
+    address of a running Dask scheduler.  ``workers``: 0 is one for each core; a running cluster has
+    the workers that it has.  DistributeError if it is not to be had.
+    """
+    if workers < 0:
+        raise DistributeError(f"{workers} workers: expected 1 or more, or 0 for all cores")
+    if engine == LOCAL:
+        from tdpmmu.distribute.local import LocalExecutor
+
+        return LocalExecutor()
+    if "://" in engine:
+        from tdpmmu.distribute.cluster import running
+
+        return running(engine)
+    if engine not in ENGINES:
+        raise DistributeError(f"{engine!r} is no engine: expected {EXPECTED}")
+    from tdpmmu.distribute.processes import cores
+
+    workers = workers or cores()
+    if engine == DASK:
+        from tdpmmu.distribute.cluster import embedded
+
+        return embedded(workers)
+    if workers == 1:
+        from tdpmmu.distribute.local import LocalExecutor
+
+        return LocalExecutor()
+    from tdpmmu.distribute.processes import processes
+
+    return processes(workers)
