@@ -167,7 +167,8 @@ class DirectMap(ShadowRoots):
             if not slot.covers(one):
                 break
             page = slot.hva + one - slot.base_gfn
-            pfns.append(await self.kvm.memory.get_user_page(page))
+            pfn = await self.kvm.memory.get_user_page(page)
+            pfns.append(pfn)
         return tuple(pfns)
 
     async def prefetch_spte(
