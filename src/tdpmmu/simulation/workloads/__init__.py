@@ -1,0 +1,1 @@
+"""What guests and their host do: access patterns, phases, host events."""
