@@ -114,7 +114,7 @@ class Kvm:
         self.geometry = config.geometry
         self.format = config.spte_format
         self.layout = layout = Layout()
-        self.hardware = Hardware(config.geometry, config.spte_format)
+        self.hardware = self.make_hardware()
         self.layout.assumptions.append(self.hardware.entry_protocol)
 
         # A chunk for each, so that a turn depends on no more than it looks at.
@@ -235,6 +235,10 @@ class Kvm:
         self.hardware.protects = self._pages_cannot_be_freed
         self.hardware.exclusive = self.mmu_lock.held_write
         self.rcu.nobody_calls = self.mmu_lock.held_write
+
+    def make_hardware(self) -> Hardware:
+        """The CPUs that run its vCPUs."""
+        return Hardware(self.config.geometry, self.config.spte_format)
 
     def make_lists(self, name: str, gfns: int, guard: Guard) -> ByGfn:
         """A list for each gfn, all in one chunk."""

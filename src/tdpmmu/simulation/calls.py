@@ -1,0 +1,39 @@
+"""What host threads do: NX recovery, notifiers, ioctls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tdpmmu.simulation.guest import DirtyLog, GetDirtyLog, HostEvent, Knobs, Unmap
+from tdpmmu.worlds.simulate.costs import Costs
+from tdpmmu.worlds.simulate.ops import FOREVER, Now, SleepUntil, Spend
+
+MILLISECOND = 1_000_000
+
+
+async def recovery_worker(mmu: Any, knobs: Knobs) -> None:
+    """``kvm_nx_huge_page_recovery_worker``: one round a period, from a period after its start."""
+    period = mmu.recovery_period(knobs.period_ms) * MILLISECOND
+    while True:
+        if not knobs.nx_huge_pages or not knobs.ratio:
+            await SleepUntil(FOREVER)
+        now = await Now()
+        await SleepUntil(now + period)
+        await mmu.recover_nx_lpages()
+
+
+async def host(mmu: Any, events: Iterator[tuple[int, HostEvent]], costs: Costs) -> None:
+    """The host's memory management, and userspace's ioctls, one after the other."""
+    for at, event in events:
+        await SleepUntil(at)
+        match event:
+            case Unmap(gfn, pages):
+                await mmu.host_takes_range(gfn, pages)
+            case DirtyLog(on):
+                await Spend(costs.ioctl)
+                await mmu.set_dirty_logging(0, 0, on, 0)
+            case GetDirtyLog():
+                await Spend(costs.ioctl)
+                await mmu.get_dirty_log(0, 0, 0)
+    await SleepUntil(FOREVER)

@@ -1,0 +1,133 @@
+"""What is simulated: a guest, the host's knobs, and what the guest and the host do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tdpmmu.arch.spte import Access
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Ints = npt.NDArray[np.int64]
+    Bytes = npt.NDArray[np.uint8]
+
+READ, WRITE, EXEC = 0, 1, 2
+"""Values of ``Touches.access``."""
+
+ACCESSES = (Access.READ, Access.WRITE, Access.EXEC)
+"""The same, by value."""
+
+LEVELS = {"4K": 1, "2M": 2, "1G": 3}
+"""The host's mapping of guest memory, as the MMU counts levels."""
+
+MODES = ("bitmap", "manual", "initially-set")
+"""``KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2``: off, on, and with all pages set at first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A VM.
+
+    ``memory_bytes`` must be a multiple of 2 MiB.  ``backing`` is the host's mapping: "4K", "2M" or
+    "1G".  ``mapped``: all memory is mapped by the MMU before time begins; else the guest faults it
+    in.  ``host_present``: the host has allocated it.  ``cpu``: "ept" or "npt".
+    """
+
+    memory_bytes: int
+    vcpus: int
+    backing: str = "2M"
+    mapped: bool = True
+    host_present: bool = True
+    cpu: str = "ept"
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes <= 0 or self.memory_bytes % (2 << 20):
+            raise ValueError(f"memory must be a multiple of 2 MiB, not {self.memory_bytes} bytes")
+        if self.memory_bytes > 1 << 48:
+            raise ValueError("memory must not be more than 256 TiB, what four levels map")
+        if not 1 <= self.vcpus <= 4096:
+            raise ValueError(f"a guest has 1 to 4096 vCPUs, not {self.vcpus}")
+        if self.backing not in LEVELS:
+            raise ValueError(f"backing must be {', '.join(LEVELS)}, not {self.backing!r}")
+        if self.cpu not in ("ept", "npt"):
+            raise ValueError(f"cpu must be ept or npt, not {self.cpu!r}")
+
+    @property
+    def pages(self) -> int:
+        """In 4 KiB pages."""
+        return self.memory_bytes >> 12
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """What the operator sets.
+
+    ``ratio`` and ``period_ms`` are ``nx_huge_pages_recovery_ratio`` and ``_period_ms`` (0: an hour
+    divided by the ratio).  ``preemption``: CONFIG_PREEMPTION, so that who holds a lock lets it go
+    when others queue for it.  ``dirty_log`` is one of :data:`MODES`.
+    """
+
+    nx_huge_pages: bool = True
+    ratio: int = 60
+    period_ms: int = 0
+    preemption: bool = True
+    eager_split: bool = True
+    dirty_log: str = "bitmap"
+    pml: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ratio < 0 or self.period_ms < 0:
+            raise ValueError("ratio and period_ms must not be negative")
+        if self.dirty_log not in MODES:
+            raise ValueError(f"dirty_log must be {', '.join(MODES)}, not {self.dirty_log!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Touches:
+    """What one vCPU does, in order: ``think_ns`` of other work, then one page is touched.
+
+    ``access`` holds :data:`READ`, :data:`WRITE` or :data:`EXEC`; latencies are kept by ``tag``, 0
+    without one.
+    """
+
+    think_ns: Ints
+    gfn: Ints
+    access: Bytes
+    tag: Bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unmap:
+    """The host takes pages away (swap, migration between nodes, THP split): a notifier's range."""
+
+    gfn: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyLog:
+    """Dirty logging of all memory is switched on or off."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GetDirtyLog:
+    """``KVM_GET_DIRTY_LOG``, and in the manual modes ``KVM_CLEAR_DIRTY_LOG`` of all it said."""
+
+
+HostEvent = Unmap | DirtyLog | GetDirtyLog
+
+
+class Workload(Protocol):
+    """What the guest and the host do."""
+
+    def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
+        """What a vCPU touches; after the end it runs on without touching anything new."""
+
+    def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
+        """``(at_ns, event)`` in order of time."""

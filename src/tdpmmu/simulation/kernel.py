@@ -1,0 +1,59 @@
+"""A kernel's class as the simulator runs it: what it asks of the host is looked up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tdpmmu.mmu.kvm import Memslot
+from tdpmmu.simulation.guest import MODES, Knobs
+
+if TYPE_CHECKING:
+    from tdpmmu.mmu.lifetime import Lifetime as Base
+else:
+    Base = object
+
+HOUR_MS = 3_600_000
+
+
+class Simulated(Base):
+    """Mixed into a kernel's class, as a patch is."""
+
+    knobs: Knobs
+    small_regions: set[int]
+    """2 MiB regions that the host maps by 4K pages although it could do better."""
+
+    def host_pfn_mapping_level(self, slot: Memslot, gfn: int) -> int:
+        """``host_pfn_mapping_level``."""
+        if gfn >> 9 in self.small_regions:
+            return 1
+        return self.kvm.config.huge_level
+
+    def splits_eagerly(self) -> bool:
+        return self.knobs.eager_split and super().splits_eagerly()
+
+    def initially_set(self) -> bool:
+        return self.knobs.dirty_log == MODES[2]
+
+    def manual_protect(self) -> bool:
+        return self.knobs.dirty_log != MODES[0]
+
+    def logs_by_cpu(self) -> bool:
+        return self.knobs.pml
+
+    def recovery_period(self, period_ms: int) -> int:
+        """``calc_nx_huge_pages_recovery_period``, in ms."""
+        return period_ms or HOUR_MS // max(1, self.knobs.ratio)
+
+    async def host_takes_range(self, gfn: int, pages: int) -> None:
+        """The host takes pages away, block by block, inside one invalidation."""
+        await self.invalidate_range_start(gfn, gfn + pages)
+        block = self.kvm.memory.block
+        for first in range(gfn // block * block, gfn + pages, block):
+            await self.host_unmaps(first)
+        await self.invalidate_range_end(gfn, gfn + pages)
+
+
+def simulated(kernel: type[Any], *layers: type[Any]) -> type[Any]:
+    """A kernel's class with the simulator's hooks, and with ``layers`` on top."""
+    name = f"Simulated_{kernel.__name__}"
+    return type(name, (*layers, Simulated, kernel), {"__module__": __name__})

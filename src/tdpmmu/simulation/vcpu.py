@@ -1,0 +1,216 @@
+"""A vCPU: the loop of ``KVM_RUN`` around a guest that touches one page after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tdpmmu.arch.hardware import AccessMemory, VcpuCells
+from tdpmmu.arch.spte import Access, SpteFormat
+from tdpmmu.events.records import GuestAccess
+from tdpmmu.mmu.fault import RET_PF_EMULATE
+from tdpmmu.simulation.guest import ACCESSES, Touches
+from tdpmmu.simulation.tables import SimKvm
+from tdpmmu.worlds.simulate.costs import Costs
+from tdpmmu.worlds.simulate.ledger import FAULT, FLUSH, LOCK, REFAULT, REFILL, SPLIT, Ledger
+from tdpmmu.worlds.simulate.ops import FOREVER, Now, RunGuest, Spend
+from tdpmmu.worlds.simulate.thread import SimThread
+
+FAULTS, KICKED, PML_FULL = "fault", "kicked", "PML full"
+"""Why the guest is left."""
+
+PML_ENTRIES = 512
+
+
+class StepGuest:
+    """The guest between entry and exit, touch by touch.
+
+    A touch is decided by the page tables as they are at that moment.  What was touched since the
+    last flush is held by the TLB, whatever its size; the rest costs a walk.
+    """
+
+    def __init__(
+        self, kvm: SimKvm, vcpu: VcpuCells, thread: SimThread, costs: Costs, ledger: Ledger
+    ) -> None:
+        self.kvm = kvm
+        self.vcpu = vcpu
+        self.thread = thread
+        self.costs = costs
+        self.ledger = ledger
+        self.batches: Iterator[Touches] = iter(())
+        self.think: list[int] = []
+        self.gfns: list[int] = []
+        self.accesses: list[int] = []
+        self.tags: list[int] = []
+        self.at = 0
+        self.left = 0
+        self.due = FOREVER
+        self.since = -1
+        self.fault_gfn = 0
+        self.fault_access = Access.READ
+        self.fault_present = False
+        self.held: set[tuple[int, int]] = set()
+
+    # --- the world's side -----------------------------------------------------------------------
+
+    def start(self, batches: Iterator[Touches]) -> None:
+        """What it will touch."""
+        self.batches = batches
+        self._next_batch()
+
+    def enter(self, now: int) -> int:
+        self.due = min(FOREVER, now + self.left)
+        return self.due
+
+    def reach(self, now: int) -> int | str:
+        if self.due >= FOREVER:
+            return FOREVER
+        gfn = self.gfns[self.at]
+        access = self.accesses[self.at]
+        hit, level, present = self._look(gfn, ACCESSES[access])
+        self.thread.step.emit(
+            GuestAccess(self.vcpu.number, gfn, ACCESSES[access].value, not hit, False)
+        )
+        if not hit:
+            if self.since < 0:
+                self.since = now
+            self.left = 0
+            self.fault_gfn, self.fault_present = gfn, present
+            self.fault_access = ACCESSES[access]
+            return FAULTS
+        if self.since >= 0:
+            self._fault_over(now)
+        cost = self.costs.access
+        page = (level, gfn >> 9 * (level - 1))
+        if page not in self.held:
+            self.held.add(page)
+            refill = self.costs.refill(level)
+            cost += refill
+            self.ledger.stalled(REFILL, refill)
+        self._advance()
+        self.due = min(FOREVER, now + cost + self.left)
+        if len(self.thread.step[self.vcpu.pml]) >= PML_ENTRIES:
+            self.left += cost
+            return PML_FULL
+        return self.due
+
+    def kick(self, now: int) -> str:
+        self.left = max(0, self.due - now)
+        return KICKED
+
+    def flushed(self) -> None:
+        """The TLB is empty."""
+        self.held.clear()
+
+    def skip(self, now: int) -> None:
+        """KVM has done the access for the guest."""
+        if self.since >= 0:
+            self._fault_over(now)
+        self._advance()
+
+    # --- touches --------------------------------------------------------------------------------
+
+    def _look(self, gfn: int, kind: Access) -> tuple[bool, int, bool]:
+        """Whether a walk allows the access, at which level, and whether anything was present."""
+        step, hardware = self.thread.step, self.kvm.hardware
+        live = hardware.walk(step, step[self.vcpu.loaded][0], gfn)
+        if live is None:
+            return False, 0, False
+        _, level, spte = live
+        if not hardware.format.allows(spte, kind):
+            return False, level, hardware.format.is_walkable(spte)
+        if kind is Access.WRITE and not hardware.format.is_dirty(spte):
+            AccessMemory(hardware, self.vcpu, gfn, kind)._set_dirty(step)
+        return True, level, True
+
+    def _fault_over(self, now: int) -> None:
+        at = self.at
+        self.ledger.latency(
+            now - self.since, self.since, self.vcpu.number, self.gfns[at], self.tags[at]
+        )
+        self.since = -1
+
+    def _advance(self) -> None:
+        self.at += 1
+        if self.at == len(self.gfns):
+            self._next_batch()
+        else:
+            self.left = self.think[self.at]
+
+    def _next_batch(self) -> None:
+        batch = next((batch for batch in self.batches if len(batch.gfn)), None)
+        self.at = 0
+        if batch is None:
+            self.gfns, self.left = [], FOREVER
+            return
+        self.think = batch.think_ns.tolist()
+        self.gfns = batch.gfn.tolist()
+        self.accesses = batch.access.tolist()
+        self.tags = batch.tag.tolist() if batch.tag is not None else [0] * len(self.gfns)
+        self.left = self.think[0]
+
+
+class WhatFault:
+    """Told of the events of a vCPU's fault, to say afterwards what sort it was."""
+
+    def __init__(self, fmt: SpteFormat) -> None:
+        self._format = fmt
+        self.lost: set[int] = set()
+        self.splits: set[int] = set()
+
+    def changed(self, gfn: int, level: int, old: int, new: int) -> None:
+        """An SPTE of this level or of more has changed: regions that lose what they mapped."""
+        fmt = self._format
+        if fmt.is_shadow_present(old) and not fmt.is_shadow_present(new) and level <= 2:
+            self.lost.add(gfn >> 9)
+
+    def linked(self, thread: int) -> None:
+        """A fetch has put a table where a huge page could be."""
+        self.splits.add(thread)
+
+    def sort(self, thread: int, gfn: int) -> str:
+        """Of the thread's fault on ``gfn`` that has just been dealt with."""
+        if thread in self.splits:
+            self.splits.remove(thread)
+            return SPLIT
+        return REFAULT if gfn >> 9 in self.lost else FAULT
+
+
+async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:
+    """``KVM_RUN`` for ever: enter, run, leave, and a page fault if that was why."""
+    vcpu, thread, ledger = guest.vcpu, guest.thread, guest.ledger
+    await mmu.kvm.srcu.read_lock()
+    begun, cause, flushing, locked = await Now(), FLUSH, 0, 0
+    while True:
+        if not await mmu.enter_guest(vcpu):
+            continue
+        now = await Now()
+        if begun >= 0:
+            waited = thread.locked - locked
+            flushed = thread.flushing - flushing
+            ledger.stalled(LOCK, waited)
+            ledger.stalled(FLUSH, flushed)
+            ledger.stalled(cause, now - begun - waited - flushed)
+        why = await RunGuest(guest)
+        begun, locked, flushing = await Now(), thread.locked, thread.flushing
+        cause = FLUSH
+        await mmu.leave_guest(vcpu)
+        if why != FAULTS:
+            continue
+        gfn = guest.fault_gfn
+        result = await handle_fault(mmu, guest)
+        if result == RET_PF_EMULATE:
+            guest.skip(await Now())
+        cause = what.sort(thread.number, gfn)
+
+
+async def handle_fault(mmu: Any, guest: StepGuest) -> str:
+    """From the handler's entry to its return."""
+    await Spend(guest.costs.fault)
+    vcpu = guest.vcpu
+    result: str = await mmu.page_fault(
+        vcpu, guest.fault_gfn, guest.fault_access, 0, 0, guest.fault_present
+    )
+    if result == RET_PF_EMULATE:
+        await Spend(guest.costs.emulate)
+    return result

@@ -1,0 +1,1 @@
+"""The simulating world: an operation costs virtual time, waiting is queueing."""

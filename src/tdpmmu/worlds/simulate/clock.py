@@ -1,0 +1,258 @@
+"""Virtual time: the thread with the smallest time does its next operation, which costs some.
+
+A heap of threads, and no event loop of others': an operation is one turn of one loop, in which
+nothing has to be allocated but the entry in the heap, and often not even that.  Equal times go by
+thread number, so a run depends on nothing but its inputs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tdpmmu.arch.hardware import OUTSIDE
+from tdpmmu.arch.requests import FlushOwnTlb, SendIpi, SetMode, WaitIpi
+from tdpmmu.kernel.locks import NeedBreak, Sleep
+from tdpmmu.machine.op import Choose, Op
+from tdpmmu.worlds.live import Memory
+from tdpmmu.worlds.simulate.costs import Costs
+from tdpmmu.worlds.simulate.grace import GracePeriods
+from tdpmmu.worlds.simulate.ledger import FLUSH, Ledger
+from tdpmmu.worlds.simulate.locks import Locks
+from tdpmmu.worlds.simulate.ops import Now, RunGuest, SleepUntil, Spend
+from tdpmmu.worlds.simulate.pricing import PriceList
+from tdpmmu.worlds.simulate.thread import Hear, SimThread
+
+Handler = Callable[[SimThread, Op], bool]
+"""Does an operation, or makes the thread wait: true if it may go on."""
+
+OTHER = "other"
+
+
+class Deadlock(RuntimeError):
+    """Threads wait, and nobody is left who could end that."""
+
+
+class Clock:
+    """The threads of one VM, and what they wait for."""
+
+    def __init__(
+        self, memory: Memory, costs: Costs, ledger: Ledger, *, preemption: bool, hear: Hear
+    ) -> None:
+        """``preemption``: CONFIG_PREEMPTION, without which nobody breaks a lock for others."""
+        self.costs = costs
+        self.ledger = ledger
+        self.threads: list[SimThread] = []
+        self.handlers: dict[type[Op], Handler] = {}
+        self.on_flush: Callable[[SimThread], None] = lambda thread: None
+        self.price = PriceList(costs)
+        self._memory = memory
+        self._hear = hear
+        self._preemption = preemption
+        self._heap: list[tuple[int, int, int, SimThread | Callable[[int], None]]] = []
+        self._polled: list[SimThread] = []
+        self._serial = 0
+        self.locks = Locks(self, costs, ledger)
+        GracePeriods(self, costs, ledger)
+        self.handlers[NeedBreak] = self._needbreak
+        self.handlers[Sleep] = self._sleep
+        self.handlers[SleepUntil] = self._sleep_until
+        self.handlers[Now] = self._now
+        self.handlers[Spend] = self._spend
+        self.handlers[RunGuest] = self._run_guest
+        self.handlers[SendIpi] = self._send_ipi
+        self.handlers[SetMode] = self._set_mode
+        self.handlers[FlushOwnTlb] = self._flush_own
+        self.handlers[Choose] = self._choose
+
+    def thread(self, kind: str) -> SimThread:
+        """A new thread, without anything to do yet."""
+        thread = SimThread(len(self.threads), kind, self._memory, self._hear)
+        self.threads.append(thread)
+        return thread
+
+    def start(self, thread: SimThread, body: Coroutine[Op, Any, Any], at: int = 0) -> None:
+        """Let it run from ``at`` on."""
+        thread.now = at
+        thread.start(body)
+        self.push(thread)
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def run(self, until: int) -> None:
+        """Go on until every thread's time is past ``until``, in nanoseconds."""
+        heap = self._heap
+        while heap and heap[0][0] <= until:
+            now, _, ticket, who = heapq.heappop(heap)
+            if now >= self.ledger.next_sample:
+                self.ledger.sample(now)
+            if not isinstance(who, SimThread):
+                who(now)
+            elif ticket == who.ticket:
+                who.now = now
+                self._drive(who, until)
+        if not heap:
+            waiting = [thread for thread in self.threads if thread.op is not None]
+            if waiting:
+                said = "; ".join(f"{t.kind} {t.number} at {t.op!r}" for t in waiting)
+                raise Deadlock(f"everybody waits: {said}")
+        self.ledger.sample(until)
+
+    def _drive(self, thread: SimThread, until: int) -> None:
+        """Operations of one thread, as long as it is the one with the smallest time."""
+        heap, handlers = self._heap, self.handlers
+        while (op := thread.op) is not None:
+            now = thread.now
+            if now > until or (heap and (now, thread.number) > heap[0][:2]):
+                self.push(thread)
+                return
+            handler = handlers.get(op.__class__)
+            going = self._plain(thread, op) if handler is None else handler(thread, op)
+            if self._polled:
+                self._poll(now)
+            if not going:
+                return
+
+    def push(self, thread: SimThread) -> None:
+        """Its next turn is at its own time."""
+        self._serial += 1
+        thread.ticket = self._serial
+        heapq.heappush(self._heap, (thread.now, thread.number, self._serial, thread))
+
+    def at(self, when: int, do: Callable[[int], None]) -> None:
+        """Something that happens by itself, before what threads do at that time."""
+        self._serial += 1
+        heapq.heappush(self._heap, (when, -1, self._serial, do))
+
+    def complete(self, thread: SimThread, result: Any, price: int) -> None:
+        """The thread's operation is done."""
+        thread.now += price
+        thread.send(result)
+
+    # --- operations -----------------------------------------------------------------------------
+
+    def _plain(self, thread: SimThread, op: Op) -> bool:
+        if op.alternatives(thread.step) == 0:
+            thread.waits_since = thread.now
+            self._polled.append(thread)
+            return False
+        self.complete(thread, op.apply(thread.step, 0), self.price(op))
+        return True
+
+    def _poll(self, now: int) -> None:
+        """Threads that wait for some cell to change, after somebody has done something."""
+        for thread in tuple(self._polled):
+            op = thread.op
+            assert op is not None
+            if op.alternatives(thread.step):
+                self._polled.remove(thread)
+                ns = max(now, thread.waits_since) - thread.waits_since
+                cause = FLUSH if isinstance(op, WaitIpi) else OTHER
+                if cause == FLUSH:
+                    thread.flushing += ns
+                self.ledger.waited(thread.kind, cause, ns)
+                thread.now = thread.waits_since + ns
+                self.complete(thread, op.apply(thread.step, 0), self.price(op))
+                self.push(thread)
+
+    def need_resched(self, thread: SimThread) -> bool:
+        """``need_resched()``: every thread has a CPU of its own."""
+        return False
+
+    def _needbreak(self, thread: SimThread, op: Op) -> bool:
+        """``need_resched() || rwlock_needbreak()``."""
+        assert isinstance(op, NeedBreak)
+        contended = self._preemption and self.locks.contended(op.lock.name)
+        self.complete(thread, contended or self.need_resched(thread), self.price(op))
+        return True
+
+    def _sleep(self, thread: SimThread, op: Op) -> bool:
+        """A place where the kernel may schedule: between unlock and lock it relaxes otherwise."""
+        assert isinstance(op, Sleep)
+        op.apply(thread.step, 0)
+        price = self.costs.relax if op.where.startswith("cond_resched") else 0
+        self.complete(thread, None, price)
+        return True
+
+    def _choose(self, thread: SimThread, op: Op) -> bool:
+        """Allocations without sleeping succeed."""
+        assert isinstance(op, Choose)
+        self.complete(thread, op.options[0], 0)
+        return True
+
+    def _sleep_until(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, SleepUntil)
+        if op.at > thread.now:
+            thread.now = op.at
+            self.complete(thread, None, self.costs.wakeup)
+        else:
+            self.complete(thread, None, 0)
+        return True
+
+    def _now(self, thread: SimThread, op: Op) -> bool:
+        self.complete(thread, thread.now, 0)
+        return True
+
+    def _spend(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, Spend)
+        self.complete(thread, None, op.ns)
+        return True
+
+    # --- guests and IPIs ------------------------------------------------------------------------
+
+    def _run_guest(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, RunGuest)
+        now = thread.now
+        if 0 <= thread.kicked_at <= now:
+            thread.guest, thread.kicked_at = False, -1
+            self.complete(thread, op.guest.kick(now), 0)
+            return True
+        if thread.guest:
+            reached = op.guest.reach(now)
+        else:
+            thread.guest = True
+            reached = op.guest.enter(now)
+        if isinstance(reached, str):
+            thread.guest = False
+            self.complete(thread, reached, 0)
+            return True
+        self.run_guest_until(thread, reached)
+        return False
+
+    def run_guest_until(self, thread: SimThread, when: int) -> None:
+        """The guest is looked at again then, or when an IPI arrives."""
+        if 0 <= thread.kicked_at < when:
+            when = thread.kicked_at
+        thread.now = when
+        self.push(thread)
+
+    def _send_ipi(self, thread: SimThread, op: Op) -> bool:
+        """It arrives ``ipi_deliver`` later at a CPU that runs a guest."""
+        assert isinstance(op, SendIpi)
+        op.apply(thread.step, 0)
+        number = op.vcpu.thread
+        assert number is not None
+        target = self.threads[number]
+        if thread.step[op.vcpu.ipi] and target.kicked_at < 0:
+            target.kicked_at = thread.now + self.costs.ipi_deliver
+            if target.guest and target.kicked_at < target.now:
+                target.now = target.kicked_at
+                self.push(target)
+        self.complete(thread, None, self.price(op))
+        return True
+
+    def _set_mode(self, thread: SimThread, op: Op) -> bool:
+        """Outside the guest an IPI on its way is taken where nobody notices."""
+        assert isinstance(op, SetMode)
+        if op.mode == OUTSIDE:
+            thread.kicked_at = -1
+        op.apply(thread.step, 0)
+        self.complete(thread, None, self.price(op))
+        return True
+
+    def _flush_own(self, thread: SimThread, op: Op) -> bool:
+        op.apply(thread.step, 0)
+        self.on_flush(thread)
+        self.complete(thread, None, self.price(op))
+        return True

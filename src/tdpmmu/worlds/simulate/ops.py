@@ -1,0 +1,62 @@
+"""Operations of threads that live in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tdpmmu.machine.op import Op
+
+FOREVER = 1 << 62
+"""A time, in nanoseconds, that never comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SleepUntil(Op):
+    """Sleep until that time, in nanoseconds; a time that has passed costs nothing."""
+
+    at: int
+
+    def describe(self) -> str:
+        return f"sleep until {self.at} ns"
+
+
+@dataclass(frozen=True, slots=True)
+class Now(Op):
+    """The thread's own time, in nanoseconds."""
+
+    def describe(self) -> str:
+        return "now"
+
+
+class GuestCpu(Protocol):
+    """What runs between VM entry and VM exit."""
+
+    def enter(self, now: int) -> int:
+        """The guest runs on; the time at which it has to be looked at again."""
+
+    def reach(self, now: int) -> int | str:
+        """That time has come: another time, or why the guest is left."""
+
+    def kick(self, now: int) -> str:
+        """An IPI makes it leave now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunGuest(Op):
+    """The guest runs until it has to leave; the result says why it does."""
+
+    guest: GuestCpu
+
+    def describe(self) -> str:
+        return "the guest runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Spend(Op):
+    """Work that no operation stands for."""
+
+    ns: int
+
+    def describe(self) -> str:
+        return f"{self.ns} ns of work"

@@ -1,0 +1,89 @@
+"""A thread in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tdpmmu.events.records import Event
+from tdpmmu.machine.op import Op
+from tdpmmu.machine.state import Cell
+from tdpmmu.worlds.live import LiveStep, Memory
+
+Hear = Callable[["SimThread", Event], None]
+"""Called with every event, and who caused it."""
+
+
+class SimStep(LiveStep):
+    """Events are told at once.  Who may touch what is the explorer's business."""
+
+    __slots__ = ("hear", "owner")
+
+    def __init__(self, memory: Memory, owner: SimThread, hear: Hear) -> None:
+        super().__init__(memory, owner.number)
+        self.owner = owner
+        self.hear = hear
+
+    def emit(self, event: Event) -> None:
+        self.hear(self.owner, event)
+
+    def touch(self, cell: Cell, write: bool) -> None:
+        """Neither lifetimes nor guards are looked at."""
+
+
+class SimThread:
+    """One thread: where it stands, and its own time.
+
+    ``now`` is when the operation ``op`` begins, or when the thread last did something if it waits.
+    ``slept``, ``locked`` and ``flushing`` are the nanoseconds that it has stood still so far, by
+    cause; ``ticket`` tells its entry in the clock's heap from older ones.
+    """
+
+    __slots__ = (
+        "body",
+        "flushing",
+        "guest",
+        "kicked_at",
+        "kind",
+        "locked",
+        "now",
+        "number",
+        "op",
+        "rcu_depth",
+        "result",
+        "step",
+        "taken",
+        "ticket",
+        "waits_since",
+    )
+
+    def __init__(self, number: int, kind: str, memory: Memory, hear: Hear) -> None:
+        self.number = number
+        self.kind = kind
+        self.now = 0
+        self.ticket = 0
+        self.op: Op | None = None
+        self.body: Coroutine[Op, Any, Any] | None = None
+        self.result: Any = None
+        self.step = SimStep(memory, self, hear)
+        self.rcu_depth: dict[str, int] = {}
+        self.taken: dict[str, int] = {}
+        self.locked = 0
+        self.flushing = 0
+        self.waits_since = 0
+        self.guest = False
+        self.kicked_at = -1
+
+    def start(self, body: Coroutine[Op, Any, Any]) -> None:
+        """Go to the first operation."""
+        self.body = body
+        self.send(None)
+
+    def send(self, result: Any) -> None:
+        """The operation is done: on to the next one."""
+        assert self.body is not None
+        try:
+            self.op = self.body.send(result)
+        except StopIteration as stop:
+            self.op = None
+            self.result = stop.value
