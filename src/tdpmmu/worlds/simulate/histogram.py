@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_BITS = 7
-"""Values below 2**7 have a bucket each, others are cut to that many significant bits."""
+_BITS = 8
+"""Values below 2**8 have a bucket each, others are cut to that many significant bits."""
 
 
 def bucket_of(value: int) -> int:
