@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from tdpmmu.versions import patches, read_lock
+from tdpmmu.versions import patches, read_lock, without
 from tdpmmu.versions.linux_5_12 import Linux_5_12
 from tdpmmu.versions.linux_5_12_rc4 import Linux_5_12_rc4
 from tdpmmu.versions.linux_5_13 import Linux_5_13
@@ -34,6 +34,8 @@ PATCHES: dict[str, type[Any]] = {
     "read-lock-freeze": read_lock.ReadLockFreeze,
     "read-lock-cmpxchg": read_lock.ReadLockCmpxchg,
     "no-yield-in-shared-zap": read_lock.NoYieldInSharedZap,
+    "recover-under-write-lock": without.RecoverUnderWriteLock,
+    "process-before-unfreezing": without.ProcessBeforeUnfreezing,
 }
 
 
@@ -71,3 +73,18 @@ def apply(kernel: type[Any], *applied: type[Any]) -> type[Any]:
         bases.append(kernel)
     name = "_".join([kernel.__name__, *(cls.__name__ for cls in applied)])
     return type(name, tuple(bases), {"__module__": __name__})
+
+
+def named(reference: str) -> type[Any]:
+    """The kernel that ``NAME`` or ``NAME+PATCH+...`` means.
+
+    UnknownName for names that are none, and for a patch of another kernel.
+    """
+    name, *patch_names = reference.split("+")
+    kernel = kernel_class(name)
+    applied = [patch_class(one) for one in patch_names]
+    for patch_name, patch in zip(patch_names, applied, strict=True):
+        base: Any = next((one for one in patch.__mro__ if one in KERNELS.values()), kernel)
+        if base is not kernel:
+            raise UnknownName(f"patch {patch_name!r} is for kernel {base.version}, not {name}")
+    return apply(kernel, *applied)
