@@ -16,6 +16,7 @@ from tdpmmu.cli.explore import explore
 from tdpmmu.cli.kernels import kernels
 from tdpmmu.cli.lab import lab_app
 from tdpmmu.cli.record import record
+from tdpmmu.cli.simulate import simulate_app
 from tdpmmu.cli.trace import trace_app
 from tdpmmu.cli.zoo import zoo
 
@@ -37,6 +38,9 @@ app.command(short_help="Take each TLB flush away: was it needed?")(flushes)
 app.command(short_help="The same for locks, RCU and zaps that may not yield.")(audit)
 app.command(short_help="Record this machine's KVM for the trace commands.")(record)
 app.add_typer(trace_app, name="trace", short_help="Read traces of real kernels.")
+app.add_typer(
+    simulate_app, name="simulate", short_help="What a knob costs a guest, in virtual time."
+)
 app.add_typer(lab_app, name="lab", short_help="Boot real kernels and trace them.")
 
 

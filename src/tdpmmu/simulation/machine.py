@@ -20,7 +20,7 @@ from tdpmmu.simulation.populate import at_once, map_all
 from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.tables import ArrayPage, SimKvm
 from tdpmmu.simulation.vcpu import StepGuest, WhatFault, run_vcpu
-from tdpmmu.versions.registry import kernel_class
+from tdpmmu.versions.registry import named
 from tdpmmu.worlds.simulate.clock import Clock
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ledger import Ledger
@@ -47,7 +47,7 @@ class Simulation:
         bulk: bool = True,
     ) -> None:
         """``bulk``: what nobody can see inside of is done at once; the result is the same."""
-        cls = kernel_class(kernel)
+        cls = named(kernel)
         self.kernel, self.guest, self.knobs, self.costs, self.seed = (
             kernel,
             guest,

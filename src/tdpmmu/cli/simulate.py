@@ -1,0 +1,316 @@
+"""``tdpmmu simulate``: what a knob costs a guest, in virtual time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tdpmmu.cli.calibrate import calibrate
+from tdpmmu.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tdpmmu.simulation.files import Experiment
+    from tdpmmu.simulation.result import Result
+    from tdpmmu.simulation.sweep import Run
+
+FORMATS = ("png", "svg", "pdf")
+
+simulate_app = typer.Typer(
+    help="What a knob costs a guest, in virtual time.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+simulate_app.command()(calibrate)
+
+Memory = Annotated[str | None, typer.Option(help="Size of the guest: 16G, 1T.")]
+Vcpus = Annotated[int | None, typer.Option(min=1, max=4096, help="vCPUs of the guest.")]
+Backing = Annotated[str | None, typer.Option(help="The host's pages: 4K, 2M or 1G.")]
+Kernels = Annotated[str, typer.Option("--kernel", help="Kernels, NAME[+PATCH...], with commas.")]
+Guests = Annotated[str, typer.Option("--guest", help="A TOML file, or a preset's name.")]
+Until = Annotated[str | None, typer.Option(help="Virtual time: 60s, 10min, 1h.")]
+Seeds = Annotated[str, typer.Option("--seed", help="Random seeds, with commas.")]
+CostFile = Annotated[Path | None, typer.Option("--costs", help="TOML with costs of your own.")]
+Plot = Annotated[list[str] | None, typer.Option("--plot", help="Draw into FILE.png, .svg or .pdf.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Parquet = Annotated[str | None, typer.Option("--parquet", help="Write a Parquet table.")]
+Preempt = Annotated[
+    bool | None,
+    typer.Option("--preemption/--no-preemption", help="CONFIG_PREEMPTION of the host."),
+]
+Engine = Annotated[str, typer.Option(help="processes, local, dask, or tcp://host:8786.")]
+Workers = Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for each core.")]
+
+
+@simulate_app.callback()
+def _simulate() -> None:
+    """What a knob costs a guest, in virtual time."""
+
+
+@simulate_app.command()
+def presets() -> None:
+    """List the shipped guests.
+
+    Example: tdpmmu simulate presets
+
+    Exit code: 0.
+    """
+    from tdpmmu.simulation.files import presets as shipped
+
+    for name, what in shipped().items():
+        print(f"{name:18s} {what}")
+
+
+@simulate_app.command("nx-recovery")
+def nx_recovery(
+    memory: Memory = None,
+    vcpus: Vcpus = None,
+    backing: Backing = None,
+    kernel: Kernels = "6.12,6.18",
+    ratio: Annotated[
+        str | None, typer.Option(help="nx_huge_pages_recovery_ratio, with commas; 0: off.")
+    ] = None,
+    period_ms: Annotated[
+        str | None, typer.Option(help="..._period_ms, with commas; 0: an hour divided by ratio.")
+    ] = None,
+    guest: Guests = "server",
+    until: Until = None,
+    seed: Seeds = "1",
+    preemption: Preempt = None,
+    costs: CostFile = None,
+    plot: Plot = None,
+    as_json: Json = False,
+    parquet: Parquet = None,
+    engine: Engine = "processes",
+    workers: Workers = 0,
+) -> None:
+    """What recovery of NX huge pages costs vCPUs, and what it gives them.
+
+    Example: tdpmmu simulate nx-recovery --memory 16G --vcpus 8 --ratio 0,60 --plot nx.png
+
+    Exit codes: 0 done, 2 bad usage.
+    """
+    experiment = _experiment(guest, memory, vcpus, backing, until, preemption)
+    knobs = experiment.knobs
+    runs = _runs(
+        experiment,
+        costs,
+        kernel,
+        _numbers("--ratio", ratio, knobs.ratio),
+        _numbers("--period-ms", period_ms, knobs.period_ms),
+        _numbers("--seed", seed, 1),
+    )
+    _do(runs, engine, workers, as_json, plot or [], parquet)
+
+
+@simulate_app.command("dirty-log")
+def dirty_log(
+    memory: Memory = None,
+    vcpus: Vcpus = None,
+    backing: Backing = None,
+    kernel: Kernels = "6.12,6.18",
+    rounds: Annotated[int, typer.Option(min=1, help="How often the log is fetched.")] = 10,
+    every: Annotated[str, typer.Option(help="From one fetch to the next.")] = "1s",
+    mode: Annotated[
+        str, typer.Option(help="bitmap, manual or initially-set; more than one with commas.")
+    ] = "bitmap",
+    eager_split: Annotated[
+        bool, typer.Option("--eager-split/--no-eager-split", help="eager_page_split.")
+    ] = True,
+    pml: Annotated[bool, typer.Option("--pml/--no-pml", help="Page-modification logging.")] = False,
+    guest: Guests = "server",
+    seed: Seeds = "1",
+    preemption: Preempt = None,
+    costs: CostFile = None,
+    plot: Plot = None,
+    as_json: Json = False,
+    parquet: Parquet = None,
+    engine: Engine = "processes",
+    workers: Workers = 0,
+) -> None:
+    """What dirty logging costs vCPUs: on, fetched round by round as in a migration, off.
+
+    Example: tdpmmu simulate dirty-log --memory 16G --vcpus 8 --mode bitmap,manual
+
+    Exit codes: 0 done, 2 bad usage.
+    """
+    from tdpmmu.simulation.guest import MODES
+    from tdpmmu.simulation.units import parse_ns
+    from tdpmmu.simulation.workloads.host import HostWork
+
+    try:
+        every_ns = parse_ns(every)
+    except ValueError as error:
+        raise UsageError(f"--every: {error}") from None
+    modes = mode.split(",")
+    for one in modes:
+        if one not in MODES:
+            raise UsageError(f"--mode: expected {', '.join(MODES)}, not {one!r}")
+    until_ns = (rounds + 3) * every_ns
+    experiment = _experiment(guest, memory, vcpus, backing, None, preemption)
+    work = HostWork("migration", every_ns, every_ns, rounds)
+    try:
+        experiment = replace(experiment, until_ns=until_ns).with_host(work)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    seeds = _numbers("--seed", seed, 1)
+    runs: list[Run] = []
+    for one in modes:
+        knobs = replace(experiment.knobs, dirty_log=one, eager_split=eager_split, pml=pml)
+        chosen = replace(experiment, knobs=knobs)
+        runs += _runs(chosen, costs, kernel, [knobs.ratio], [knobs.period_ms], seeds)
+    _do(runs, engine, workers, as_json, plot or [], parquet)
+
+
+def _experiment(
+    guest: str,
+    memory: str | None,
+    vcpus: int | None,
+    backing: str | None,
+    until: str | None,
+    preemption: bool | None,
+) -> Experiment:
+    """The file or preset, with what the command line says otherwise."""
+    from tdpmmu.simulation.files import read_experiment
+    from tdpmmu.simulation.toml_file import FileError
+    from tdpmmu.simulation.units import parse_bytes, parse_ns
+
+    try:
+        found = read_experiment(guest)
+    except FileError as error:
+        raise UsageError(str(error)) from None
+    try:
+        option = "--memory"
+        size = parse_bytes(memory) if memory is not None else found.guest.memory_bytes
+        option = "--until"
+        until_ns = parse_ns(until) if until is not None else found.until_ns
+        option = "the guest"
+        changed = replace(
+            found.guest,
+            memory_bytes=size,
+            vcpus=vcpus or found.guest.vcpus,
+            backing=backing or found.guest.backing,
+        )
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+    knobs = found.knobs
+    if preemption is not None:
+        knobs = replace(knobs, preemption=preemption)
+    return replace(found.of(changed), knobs=knobs, until_ns=until_ns)
+
+
+def _numbers(option: str, text: str | None, otherwise: int) -> list[int]:
+    if text is None:
+        return [otherwise]
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise UsageError(f"{option}: expected whole numbers with commas, not {text!r}")
+    return [int(part) for part in parts]
+
+
+def _runs(
+    experiment: Experiment,
+    costs: Path | None,
+    kernels: str,
+    ratios: Sequence[int],
+    periods: Sequence[int],
+    seeds: Sequence[int],
+) -> list[Run]:
+    from tdpmmu.simulation.sweep import combinations
+    from tdpmmu.versions.registry import UnknownName, named
+    from tdpmmu.worlds.simulate.costs import CostsError, load_costs
+
+    names = [name.strip() for name in kernels.split(",")]
+    try:
+        for name in names:
+            named(name)
+        table = load_costs(costs)
+    except (UnknownName, CostsError) as error:
+        raise UsageError(str(error)) from None
+    return combinations(
+        experiment, table, kernels=names, ratios=ratios, periods_ms=periods, seeds=seeds
+    )
+
+
+def _run(runs: list[Run], engine: str, workers: int) -> list[Result]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from tdpmmu.distribute.executor import DistributeError
+    from tdpmmu.simulation.sweep import sweep
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        bar = progress.add_task("runs", total=len(runs))
+        try:
+            return sweep(runs, engine, workers, lambda _, __: progress.advance(bar))
+        except DistributeError as error:
+            raise UsageError(str(error)) from None
+
+
+def _do(
+    runs: list[Run],
+    engine: str,
+    workers: int,
+    as_json: bool,
+    plots: Sequence[str],
+    parquet: str | None,
+) -> None:
+    """Run all, show all; what cannot be written is refused before anything is run."""
+    for path in plots:
+        _form(path)
+    _show(_run(runs, engine, workers), as_json, plots, parquet)
+
+
+def _show(results: list[Result], as_json: bool, plots: Sequence[str], parquet: str | None) -> None:
+    from rich.console import Console
+
+    from tdpmmu.cli.output import whole_file
+    from tdpmmu.simulation.export import to_json, write_parquet
+    from tdpmmu.simulation.show import NOTES, causes, table
+
+    if as_json:
+        json.dump(to_json(results), sys.stdout, indent=1)
+        print()
+    else:
+        console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+        console.print(table(results))
+        console.print()
+        console.print(causes(results))
+        console.print()
+        for note in NOTES:
+            print(note)
+    for path in plots:
+        _draw(results, path)
+    if parquet is not None:
+        try:
+            with whole_file(parquet) as file:
+                write_parquet(results, file)
+        except ImportError:
+            raise UsageError("--parquet needs pyarrow: pip install 'tdpmmu[parquet]'") from None
+
+
+def _form(path: str) -> str:
+    """What kind of picture a file's name asks for."""
+    form = Path(path).suffix.lstrip(".").lower()
+    if form not in FORMATS:
+        raise UsageError(f"--plot: expected a file that ends with {', '.join(FORMATS)}: {path!r}")
+    return form
+
+
+def _draw(results: list[Result], path: str) -> None:
+    from tdpmmu.cli.output import whole_file
+    from tdpmmu.simulation.plots import plot
+
+    try:
+        with whole_file(path) as file:
+            plot(results, file, _form(path))
+    except ImportError:
+        raise UsageError("--plot needs matplotlib: pip install 'tdpmmu[plots]'") from None

@@ -1,0 +1,102 @@
+"""The guests of published measurements, as their texts describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tdpmmu.simulation.guest import EXEC, WRITE, DirtyLog, Guest, HostEvent, Touches
+from tdpmmu.simulation.workloads.patterns import REGION
+
+GIB_PAGES = 1 << 18
+TIMED = 1
+"""The tag of touches that the measurement times."""
+
+
+@dataclass(frozen=True, slots=True)
+class NxHugePagesPerfTest:
+    """``nx_huge_pages_perf_test`` (selftest of the read-lock recovery series).
+
+    One vCPU goes through memory once, page by page.  In each even 1G it writes a byte of the page
+    and executes it; in each odd 1G it times one write.  ``touch_ns``: what the guest's own
+    instructions take for each page.
+    """
+
+    guest: Guest
+    touch_ns: int = 40
+
+    def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
+        for start in range(0, self.guest.pages, 8 * REGION):
+            gfn = np.arange(start, min(start + 8 * REGION, self.guest.pages), dtype=np.int64)
+            if start & GIB_PAGES:
+                yield self._touches(gfn, np.full(len(gfn), WRITE, dtype=np.uint8), TIMED)
+            else:
+                access = np.tile(np.array([WRITE, EXEC], dtype=np.uint8), len(gfn))
+                yield self._touches(np.repeat(gfn, 2), access, 0)
+
+    def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
+        return iter(())
+
+    def _touches(
+        self, gfn: np.typing.NDArray[np.int64], access: np.typing.NDArray[np.uint8], tag: int
+    ) -> Touches:
+        think = np.full(len(gfn), self.touch_ns, dtype=np.int64)
+        return Touches(think, gfn, access, np.full(len(gfn), tag, dtype=np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class DisableDirtyLogging:
+    """The end of ``dirty_log_perf_test -e``: vCPUs go on writing while logging is switched off.
+
+    Each vCPU writes to every page of its own share, over and over, ``touch_ns`` apart.  Logging is
+    switched on at the start (eager splitting maps all of it by 4K pages), and off at ``off_ns``.
+    """
+
+    guest: Guest
+    off_ns: int
+    touch_ns: int = 40
+
+    def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
+        share = self.guest.pages // self.guest.vcpus
+        at = 0
+        while True:
+            gfn = vcpu * share + (at + np.arange(8 * REGION, dtype=np.int64)) % share
+            at += 8 * REGION
+            think = np.full(len(gfn), self.touch_ns, dtype=np.int64)
+            yield Touches(think, gfn, np.full(len(gfn), WRITE, dtype=np.uint8))
+
+    def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
+        yield 0, DirtyLog(True)
+        yield self.off_ns, DirtyLog(False)
+
+
+@dataclass(frozen=True, slots=True)
+class UdpPingPong:
+    """``latte``: two machines send a small datagram to and fro.
+
+    Each round trip takes ``round_trip_ns`` and touches ``pages`` pages at random, of all memory, of
+    which a part is executed; a round trip is as long as all faults in it make it.  Windows strews
+    code over most 2M regions: ``executed`` is the part of regions in which some page is.
+    """
+
+    guest: Guest
+    round_trip_ns: int = 66_000
+    pages: int = 8
+    executed: float = 1.0
+    executes: float = 0.25
+
+    def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
+        count = 512 * self.pages
+        regions = max(1, round(self.executed * (self.guest.pages // REGION)))
+        while True:
+            think = np.zeros(count, dtype=np.int64)
+            think[:: self.pages] = self.round_trip_ns
+            code = rng.random(count) < self.executes
+            gfn = rng.integers(0, self.guest.pages, count)
+            gfn[code] = rng.integers(0, regions * REGION, int(code.sum()))
+            yield Touches(think, gfn, np.where(code, EXEC, WRITE).astype(np.uint8))
+
+    def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
+        return iter(())
