@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,17 +48,21 @@ class PhasedWorkload:
     host: tuple[HostWork, ...] = ()
 
     def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
-        began = 0
+        began, idle = 0, 0
         for phase in self.phases:
-            yield from self._phase(phase, began, vcpu, rng)
+            idle = yield from self._phase(phase, began, idle, vcpu, rng)
             began += phase.duration_ns
 
     def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
         return merged(self.guest, self.host, rng)
 
     def _phase(
-        self, phase: Phase, began: int, vcpu: int, rng: np.random.Generator
-    ) -> Iterator[Touches]:
+        self, phase: Phase, began: int, idle: int, vcpu: int, rng: np.random.Generator
+    ) -> Generator[Touches, None, int]:
+        """One phase; ``idle`` is how long before it the last touch was, and so is what it returns.
+
+        Times between visits have no memory, so a phase may begin afresh.
+        """
         data = Pages(phase.pattern, self.guest.pages, self.guest.vcpus, phase.exponent)
         ends = began + phase.duration_ns if phase.duration_ns else None
         now = began
@@ -72,10 +76,14 @@ class PhasedWorkload:
             gfn = data.draw(rng, vcpu, drawn, BATCH)
             code = access == EXEC
             gfn[code] = self._code(phase, at[code], rng)
-            yield Touches(think[:kept], gfn[:kept], access[:kept])
+            if kept:
+                now = int(at[kept - 1])
+                think[0] += idle
+                idle = 0
+                yield Touches(think[:kept], gfn[:kept], access[:kept])
             if kept < BATCH:
-                return
-            now, drawn = int(at[-1]), drawn + BATCH
+                return idle + began + phase.duration_ns - now
+            drawn += BATCH
 
     def _code(self, phase: Phase, at: Ints, rng: np.random.Generator) -> Ints:
         """Pages that are executed at these times: a window that moves over the strewn regions."""
