@@ -83,11 +83,14 @@ def test_what_is_no_btf(data: bytes) -> None:
 
 
 def test_probes_as_the_kernel_takes_them() -> None:
-    probe = wanted.PROBES[0]
+    probe = next(one for one in wanted.PROBES if one.event == "zap_sp")
     assert wanted.kprobe(probe, {"gfn": 40}) == (
         "p:tdpmmu/zap_sp kvm_tdp_mmu_zap_sp kvm=%di:x64 sp=%si:x64 gfn=+40(%si):x64"
     )
     assert wanted.fprobe(probe).startswith("f:tdpmmu/zap_sp kvm_tdp_mmu_zap_sp kvm=kvm:x64 ")
+    fault = next(one for one in wanted.PROBES if one.event == "fault")
+    assert wanted.kprobe(fault, {"kvm": 0}) == "p:tdpmmu/fault kvm_tdp_page_fault kvm=+0(%di):x64"
+    assert wanted.fprobe(fault) == "f:tdpmmu/fault kvm_tdp_page_fault kvm=vcpu->kvm:x64"
     assert ("kvm_mmu_page", "role") in wanted.MEMBERS
     assert len({member for _, member in wanted.MEMBERS}) == len(wanted.MEMBERS)
 

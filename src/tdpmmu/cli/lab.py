@@ -73,6 +73,7 @@ def run(
     blocks: BlocksOption = 31,
     backing: BackingOption = "thp",
     guest: GuestOption = "",
+    vms: Annotated[int, typer.Option(help="Copies of the VM, all at once, 1 to 8.")] = 1,
     out: Annotated[
         Path | None, typer.Option("-o", help="Directory to leave everything in.")
     ] = None,
@@ -114,7 +115,7 @@ def run(
             made = translate(_text(script), script_setup, fanout)
             step_list, vcpus = made.steps, max(vcpus, made.vcpus)
             heard(f"does {step_list}")
-        setup = VmSetup(mmu, vcpus, blocks, backing, guest)
+        setup = VmSetup(mmu, vcpus, blocks, backing, guest, vms)
         jobs = [job(setup, step_list)]
         found = find_kernel(kernel, package)
         heard(f"boots {found.package}")

@@ -73,7 +73,7 @@ def boot(
     """
     out.mkdir(parents=True, exist_ok=True)
     driver = build_driver(cache_dir())
-    megabytes = 768 + 2 * max(job.setup.blocks for job in jobs) + 16 * len(jobs)
+    megabytes = 768 + 2 * max(job.setup.blocks * job.setup.vms for job in jobs) + 16 * len(jobs)
     with tempfile.TemporaryDirectory(prefix="tdpmmu-lab-") as scratch:
         initrd, disk = Path(scratch) / "initrd", Path(scratch) / "disk"
         write_initramfs(initrd, kernel, jobs, driver, extra)

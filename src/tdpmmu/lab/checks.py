@@ -40,9 +40,9 @@ Check = Callable[[Recording], Outcome | None]
 def statistics(recording: Recording) -> Outcome | None:
     """``trace stats``: the page tables, rebuilt, against the VM's own statistics after each step.
 
-    Only the TDP MMU reports every change of an SPTE.
+    Only the TDP MMU reports every change of an SPTE, and it does not say of which VM.
     """
-    if recording.job.setup.mmu != "tdp":
+    if recording.job.setup.mmu != "tdp" or recording.job.setup.vms > 1:
         return None
     try:
         steps = read_prog(str(recording.prog))

@@ -17,6 +17,7 @@ from tdpmmu.lab.vm import NX_PARAMETERS, VmSetup
 from tdpmmu.record import wanted
 
 _OFFSETS = {
+    "kvm": 0,
     "role": 36,
     "gfn": 40,
     "base_gfn": 176,
@@ -96,12 +97,12 @@ def write_initramfs(
             archive.file(f"lab/modules/{module.name}", module.read_bytes())
             options = loaded.get(module.stem, {})
             listed.append(" ".join([module.stem, *(f"{k}={v}" for k, v in options.items())]))
-        pages = max(job.setup.blocks for job in jobs) + 1
+        pages = max(job.setup.blocks * job.setup.vms for job in jobs) + 1
         hugetlb = any(job.setup.backing == "hugetlb" for job in jobs)
         for name, text in {
             "modules.list": _lines(listed),
             "parameters": _lines(f"{k} {v}" for k, v in NX_PARAMETERS.items()),
-            "events": _lines(wanted.EVENTS),
+            "events": _lines(f"{one} {wanted.FILTERS.get(one, '')}" for one in wanted.EVENTS),
             "functions": _lines(_function_patterns()),
             "probes": _lines(_probes(kernel)),
             "buffer_kb": f"{buffer_kb}\n",
@@ -119,6 +120,7 @@ def _job_files(jobs: list[Job]) -> Mapping[str, str]:
     for number, job in enumerate(jobs):
         found[f"jobs/{number}/options"] = job.setup.driver_options() + "\n"
         found[f"jobs/{number}/program"] = job.program
+        found[f"jobs/{number}/others"] = " ".join(map(str, range(1, job.setup.vms))) + "\n"
     return found
 
 
@@ -128,11 +130,14 @@ def _function_patterns() -> list[str]:
 
 
 def _probes(kernel: Kernel) -> list[str]:
-    """Probes on the functions that the module has symbols of."""
+    """Probes on the functions that the module has symbols of; after a bar, what to try instead.
+
+    There is no BTF of functions that compilers have changed.
+    """
     kvm = next(module for module in kernel.modules if module.stem == "kvm").read_bytes()
     there = [probe for probe in wanted.PROBES if f"\0{probe.function}\0".encode() in kvm]
     if kernel.fprobe_events:
-        return [wanted.fprobe(probe) for probe in there]
+        return [f"{wanted.fprobe(probe)}|{wanted.kprobe(probe, {})}" for probe in there]
     return [wanted.kprobe(probe, _OFFSETS) for probe in there]
 
 

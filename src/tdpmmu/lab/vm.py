@@ -24,13 +24,17 @@ NX_PARAMETERS = {
 
 @dataclass(frozen=True, slots=True)
 class VmSetup:
-    """``blocks``: data blocks of 2M (block 1 and on).  ``guest``: paging off, or long mode."""
+    """``blocks``: data blocks of 2M (block 1 and on).  ``guest``: paging off, or long mode.
+
+    ``vms``: how many copies of the VM there are, each with a driver of its own.
+    """
 
     mmu: str = "tdp"
     vcpus: int = 1
     blocks: int = 31
     backing: str = "thp"
     guest: str = ""
+    vms: int = 1
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -44,6 +48,8 @@ class VmSetup:
             raise LabError(f"vcpus {self.vcpus}: expected 1 to 8")
         if not 1 <= self.blocks <= 511:
             raise LabError(f"blocks {self.blocks}: expected 1 to 511")
+        if not 1 <= self.vms <= 8:
+            raise LabError(f"vms {self.vms}: expected 1 to 8")
 
     @property
     def long_mode(self) -> bool:

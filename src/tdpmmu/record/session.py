@@ -96,6 +96,8 @@ def open_session(root: Tracefs, buffer_kb: int, functions: bool, btf: Path) -> S
         instance.write("tracing_on", "0")
         instance.write("buffer_size_kb", str(buffer_kb))
         instance.write("trace_clock", "mono")
+        if instance.exists("options/record-tgid"):
+            instance.write("options/record-tgid", "1")
         _enable_events(session)
         _make_probes(session, btf)
         if functions:
@@ -109,6 +111,8 @@ def open_session(root: Tracefs, buffer_kb: int, functions: bool, btf: Path) -> S
 def _enable_events(session: Session) -> None:
     for event in wanted.EVENTS:
         if session.instance.exists(f"events/{event}/enable"):
+            if event in wanted.FILTERS:
+                session.instance.write(f"events/{event}/filter", wanted.FILTERS[event])
             session.instance.write(f"events/{event}/enable", "1")
         else:
             session.missing.append(f"event {event}")

@@ -16,8 +16,12 @@ EVENTS = (
     "kvm/kvm_set_spte_hva",
     "kvm/kvm_age_hva",
     "kvm/kvm_test_age_hva",
+    "sched/sched_switch",
 )
 """Events, and systems of events, below tracefs's ``events``."""
+
+FILTERS = {"sched/sched_switch": 'prev_comm ~ "kvm-nx-*"'}
+"""Of events of which not all are wanted: that the recovery worker sleeps, so holds no lock."""
 
 FUNCTIONS = (
     "(un)?account_(nx_huge_page|huge_nx_page)",
@@ -79,6 +83,13 @@ def _ret(event: str, function: str) -> Probe:
 
 
 PROBES = (
+    _entry("fault", "kvm_tdp_page_fault", Argument("kvm", 0, "vcpu", "kvm")),
+    _entry("load", "kvm_mmu_load", Argument("kvm", 0, "vcpu", "kvm")),
+    _entry("worker", "kvm_nx_huge_page_recovery_worker", Argument("kvm", 0, "data")),
+    _entry("worker", "kvm_nx_lpage_recovery_worker", Argument("kvm", 0, "kvm")),
+    _entry("invalidate", "kvm_tdp_mmu_invalidate_all_roots", Argument("kvm", 0, "kvm")),
+    _entry("obsolete", "kvm_zap_obsolete_pages", Argument("kvm", 0, "kvm")),
+    _entry("release", "kvm_arch_flush_shadow_all", Argument("kvm", 0, "kvm")),
     _entry(
         "zap_sp",
         "kvm_tdp_mmu_zap_sp",
@@ -148,6 +159,7 @@ PROBES = (
 
 
 _STRUCTURES = {
+    "vcpu": "kvm_vcpu",
     "sp": "kvm_mmu_page",
     "old": "kvm_memory_slot",
     "new": "kvm_memory_slot",

@@ -17,7 +17,7 @@ from tdpmmu.trace.records import LOST, Lost, Row, TraceError, shorten
 from tdpmmu.trace.text import TraceReader
 
 _LINE = re.compile(
-    r"\s*(?P<task>\S.{0,15}?)\s+(?:\d+/)?(?P<pid>-?\d{1,10})\s+(?:(?!\d+\s)\S+\s+)?\[(?P<cpu>\d{1,6})\]"
+    r"\s*(?P<task>\S.{0,15}?)\s+(?:(?P<tgid>\d+)/)?(?P<pid>-?\d{1,10})\s+(?:(?!\d+\s)\S+\s+)?\[(?P<cpu>\d{1,6})\]"
     r"\s+(?P<time>\d{1,20}\.\d{6,9}):\s+(?:\d+\s+)?"
     r"(?:(?P<system>[\w-]+):(?P<event>\w+):\s*|(?=PERF_RECORD_))(?P<text>.*)"
 )
@@ -66,7 +66,7 @@ class PerfReader(TraceReader):
             name = match["event"]
             if names is None or name in names:
                 fields = self._fields(name, text)
-                at = (match["task"], text, None)
+                at = (match["task"], text, None, match["tgid"])
                 yield self.line, ns, cpu, int(match["pid"]), name, fields, at, self
         self._check_end()
 

@@ -34,6 +34,9 @@ class Source(Protocol):
     def depth_of(self, record: Record) -> int:
         """See :attr:`Record.depth`."""
 
+    def tgid_of(self, record: Record) -> int | None:
+        """See :attr:`Record.tgid`."""
+
 
 class Record(NamedTuple):
     """One entry of the ring buffer.
@@ -76,6 +79,11 @@ class Record(NamedTuple):
         the file does not say.
         """
         return self.source.depth_of(self)
+
+    @property
+    def tgid(self) -> int | None:
+        """The process that the task is a thread of; None if the file does not say."""
+        return self.source.tgid_of(self)
 
     @property
     def function(self) -> str:

@@ -25,7 +25,7 @@ from tdpmmu.trace.records import (
 from tdpmmu.trace.streams import BrokenStream
 
 _LINE = re.compile(
-    r"\s*(?P<task>\S.{0,15}?)-(?P<pid>\d{1,10})\s+(?:\([\s\d-]+\)\s+)?\[(?P<cpu>\d{1,6})\]"
+    r"\s*(?P<task>\S.{0,15}?)-(?P<pid>\d{1,10})\s+(?:\((?P<tgid>[\s\d-]+)\)\s+)?\[(?P<cpu>\d{1,6})\]"
     r"\s+(?:(?P<flags>\S+)\s+)?(?P<time>\d{1,20}(?:\.\d{1,9})?):\s+(?P<rest>.*)"
 )
 _EVENT = re.compile(r"(?P<event>\w+):(?:\s+(?P<text>.*))?")
@@ -92,6 +92,11 @@ class TraceReader(Trace):
             return IN_INTERRUPT
         return int(flags[3], 16) if flags[3] in _HEX_DIGITS else 0
 
+    def tgid_of(self, record: Record) -> int | None:
+        """The task's process, with the trace option ``record-tgid``."""
+        tgid = (record.at[3] or "").strip()
+        return int(tgid) if tgid.isdigit() else None
+
     def _lines(self) -> Iterator[str]:
         stream = self._stream
         while True:
@@ -123,7 +128,7 @@ class TraceReader(Trace):
         match = _LINE.fullmatch(line)
         if not match:
             self.fail(f"{self.expected}; found {shorten(line)}")
-        task, pid, cpu, flags, time, rest = match.groups()
+        task, pid, tgid, cpu, flags, time, rest = match.groups()
         fields = None
         if event := _EVENT.fullmatch(rest):
             name, text = event["event"], event["text"] or ""
@@ -139,7 +144,7 @@ class TraceReader(Trace):
             return None
         known = fields or fields_of_text(name, text, self.fail)
         ns = round(float(time) * 1e9)
-        return self.line, ns, int(cpu), int(pid), name, known, (task, text, flags), self
+        return self.line, ns, int(cpu), int(pid), name, known, (task, text, flags, tgid), self
 
     def _check_end(self) -> None:
         if not self.line:

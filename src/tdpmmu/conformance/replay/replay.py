@@ -73,6 +73,7 @@ class Replay:
         self._resync = Resync(self._bodies.kvm, fmt, self._names, self._order)
         self._running: dict[Call, Running] = {}
         self._broken: set[Call] = set()
+        self._late: dict[Call, int] = {}
         self._has = {type(seen) for call in self._calls for _, seen in call.seen}
 
     def run(self) -> None:
@@ -85,12 +86,14 @@ class Replay:
                 self._order.ends(call)
                 if call not in self._broken:
                     self._finish(call, line)
+                self._finish_late()
             elif what == START:
                 self._order.begins(call)
             elif what == PUBLISH and call not in self._broken:
                 self._begin(call, line, self._driver.to_publication)
             elif call not in self._broken:
                 self._begin(call, line, self._driver.to_first_write)
+        self._finish_late(at_last=True)
         count(self.result.inputs, "writes seen before they were traced", self._order.chained)
         count(self.result.explained, BY_HARDWARE, self._order.by_hardware)
 
@@ -124,8 +127,17 @@ class Replay:
             return False  # it will have to wait for its own turn
         return moved
 
-    def _finish(self, call: Call, line: int) -> None:
-        """The kernel's call is over: so must the model's be, without another change."""
+    def _finish_late(self, *, at_last: bool = False) -> None:
+        """Calls that waited for a lock when last seen; at the end of the trace none must wait."""
+        for call, line in list(self._late.items()):
+            del self._late[call]
+            self._finish(call, line, waits=not at_last)
+
+    def _finish(self, call: Call, line: int, *, waits: bool = True) -> None:
+        """The kernel's call is over: so must the model's be, without another change.
+
+        ``waits``: its last event may be long before its end, so that it may wait for others.
+        """
         if call.cut and not call.lost:
             return
         running = self._running.get(call)
@@ -144,7 +156,10 @@ class Replay:
                     return
                 running.answer(None)
         except Stuck as stuck:
-            self._diverge(call, line, "no further change", f"waits: {stuck}")
+            if waits:
+                self._late[call] = line
+            else:
+                self._diverge(call, line, "no further change", f"waits: {stuck}")
 
     def _worth_running(self, call: Call) -> bool:
         """Whether a call that changed nothing says that the model must not, either."""

@@ -15,12 +15,28 @@ def to_text(result: Result) -> str:
     """For a terminal, without the final newline; the verdict comes last."""
     found = ", found out" if result.detected else ""
     lines = [f"{result.name}: {result.format_name}, kernel {result.kernel}{found}"]
-    lines += _table("from outside, as the trace says", result.inputs)
+    for line, doubt in result.doubts[:10]:
+        lines.append(f"line {line}: {doubt}")
+    for vm in result.vms:
+        lines += ["", f"{vm.name}:", *(f"  {line}" for line in _one_vm(vm))]
+    if result.vms:
+        lines += ["", f"{len(result.vms)} VMs"]
+    else:
+        lines += _one_vm(result)
+    if result.ambiguous:
+        lines.append(
+            f"ambiguous: {result.ambiguous} SPTE changes may be of any VM, and were not compared"
+        )
+    if result.vms:
+        lines.append(_verdict(result))
+    return "\n".join(lines)
+
+
+def _one_vm(result: Result) -> list[str]:
+    lines = _table("from outside, as the trace says", result.inputs)
     lines += _table("from outside, inferred", result.inferred)
     lines += _table("done by the model, not traced by the kernel", result.untraced)
     lines += _table("explained by hardware", result.explained)
-    for line, doubt in result.doubts[:10]:
-        lines.append(f"line {line}: {doubt}")
     for what, (agree, of) in result.others.items():
         lines.append(f"{agree} of {of} {what} agree")
     if result.divergences:
@@ -29,8 +45,11 @@ def to_text(result: Result) -> str:
         if more:
             lines.append(f"and {more} more divergences, in calls that begin after it")
         lines.append(f"the first {result.prefix} SPTE changes agree")
-    lines.append(f"{result.agree} of {result.changes} SPTE changes agree")
-    return "\n".join(lines)
+    return [*lines, _verdict(result)]
+
+
+def _verdict(result: Result) -> str:
+    return f"{result.agree} of {result.changes} SPTE changes agree"
 
 
 def to_json(result: Result) -> dict[str, Any]:

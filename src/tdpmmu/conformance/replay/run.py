@@ -11,6 +11,7 @@ from tdpmmu.conformance.replay.result import Result, count
 from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.trace.detect import Detector
 from tdpmmu.trace.fields import PageInfo, SpteChange, parse_fields
+from tdpmmu.trace.owners import Owned, find_owners
 from tdpmmu.trace.records import Lost, Record, Trace, TraceError
 from tdpmmu.versions.registry import apply, kernel_class
 
@@ -69,12 +70,38 @@ def replay_trace(
     paging = not seen and any(_shadows(record, reader) for record in only(records))
     shadow = shadow or (not seen and paging and format_name is None)
     fmt = spte_format("shadow" if shadow else detector.format.name, cls.spte_kernel)
-    found = Threads(reader, fmt, legacy=not seen)
-    found.feed(records)
     result = Result(reader.name, cls.version, fmt.name, detected=kernel is None and seen)
     if not seen and not (kernel and format_name):
         count(result.inferred, "format and kernel, which SPTEs of shadow pages do not tell")
-    for lost in found.lost:
-        result.doubts.append((lost.line, f"CPU {lost.cpu} lost events here"))
-    Replay(found, fmt, apply(cls, *patches), result, recovery_ratio).run()
+    owned = _owned(records, reader)
+    patched = apply(cls, *patches)
+
+    def replay(records: list[Record | Lost], into: Result) -> None:
+        found = Threads(reader, fmt, legacy=not seen)
+        found.feed(records)
+        for lost in found.lost:
+            into.doubts.append((lost.line, f"CPU {lost.cpu} lost events here"))
+        Replay(found, fmt, patched, into, recovery_ratio).run()
+
+    if not owned.vms:
+        replay(records, result)
+    for vm, its in owned.vms.items():
+        part = Result(str(vm), cls.version, fmt.name)
+        replay(its, part)
+        result.add(part)
+    result.ambiguous = len(owned.ambiguous)
     return result
+
+
+def _owned(records: list[Record | Lost], reader: Trace) -> Owned:
+    """The records of each VM; TraceError if there are several that nothing tells apart."""
+    owned = find_owners(records)
+    if owned.mixed is not None:
+        vcpu, one, other = owned.mixed
+        raise TraceError(
+            f"{reader.name}: line {other.line}: ambiguous: vCPU {vcpu} runs in {one.task}-{one.pid}"
+            f" and in {other.task}-{other.pid}, so there are several VMs; expected what tells whose"
+            " each SPTE is: probes with kvm pointers (tdpmmu record sets them) or processes (trace"
+            " option record-tgid)"
+        )
+    return owned

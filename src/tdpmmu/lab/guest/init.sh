@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The lab guest's /init.  For each directory /lab/jobs/N it runs the driver on a
-# VM of its own with a trace of its own; /out goes back as a tar on /dev/vda.
+# VM of its own (or copies of it at once) with a trace of its own; /out goes back as a tar on /dev/vda.
 # Files in /lab are written by tdpmmu.lab.initramfs.
 /bin/busybox mkdir -p /proc /sys /dev /tmp /out
 /bin/busybox --install -s /bin
@@ -30,13 +30,16 @@ say modules
 
 echo 0 >$T/tracing_on
 echo mono >$T/trace_clock
+echo 1 >$T/options/record-tgid	# before there are tasks to record
 cat /lab/buffer_kb >$T/buffer_size_kb
-while read -r event; do
+while read -r event filter; do
+	[ "$filter" ] && echo "$filter" >$T/events/$event/filter
 	[ -e $T/events/$event/enable ] && echo 1 >$T/events/$event/enable ||
 		echo "event $event: not there" >>/out/tracing.txt
 done </lab/events
-while read -r probe; do
+while IFS='|' read -r probe other; do
 	echo "$probe" 2>/dev/null >>$T/dynamic_events ||
+		{ [ "$other" ] && echo "$other" 2>/dev/null >>$T/dynamic_events; } ||
 		{ echo "probe $probe: refused"; tail -n 3 $T/error_log; } >>/out/tracing.txt
 done </lab/probes
 [ -e $T/events/tdpmmu/enable ] && echo 1 >$T/events/tdpmmu/enable
@@ -60,8 +63,17 @@ for job in $(cd /lab/jobs && ls | sort -n); do
 	done </lab/parameters
 	echo >$T/trace
 	echo 1 >$T/tracing_on
+	copies=
+	for copy in $(cat /lab/jobs/$job/others); do
+		driver $(cat /lab/jobs/$job/options) </lab/jobs/$job/program >/out/$job/prog-$copy.txt 2>&1 &
+		copies="$copies $!"
+	done
 	driver $(cat /lab/jobs/$job/options) </lab/jobs/$job/program >/out/$job/prog.txt 2>&1
-	echo "exit status $?" >/out/$job/status
+	status=$?
+	for copy in $copies; do
+		wait $copy || status=$?
+	done
+	echo "exit status $status" >/out/$job/status
 	usleep 100000	# RCU callbacks: tables are freed after the VM
 	echo 0 >$T/tracing_on
 	cat $T/trace >/out/$job/trace.txt

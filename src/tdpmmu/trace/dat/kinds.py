@@ -49,6 +49,10 @@ class Page(NamedTuple):
         """How deeply preemption was disabled."""
         return self.kinds.depth(self, record.at)
 
+    def tgid_of(self, record: Record) -> int | None:
+        """Records do not have it."""
+        return None
+
 
 class Kinds:
     """The events of one file.  ``symbols`` are its kernel's."""

@@ -65,12 +65,13 @@ class Calls:
         kvm = _number(arguments, "kvm")
         if kvm is not None:
             self.kvms.add(kvm)
+            if name not in FLUSH_ALL | FLUSH_RANGE:
+                thread.kvm = kvm  # until it says otherwise: an mmu_notifier serves any VM
         if context is not None:
             thread.context = context
             sp = _number(arguments, "sp")
             if sp is not None:
                 thread.zap_sp = sp
-                thread.kvm = kvm if kvm is not None else thread.kvm
             elif name == "kvm_tdp_mmu_zap_all" and thread.torn is None:
                 thread.torn = record
         elif name in FLUSH_ALL:
@@ -85,7 +86,6 @@ class Calls:
             self._freed(record, arguments, complete)
         elif name == "kvm_tdp_mmu_unmap_gfn_range":
             start, end = _number(arguments, "start"), _number(arguments, "end")
-            thread.kvm = thread.kvm if kvm is None else kvm  # the mmu_notifier serves any VM
             if start is not None and end is not None:
                 thread.unmap = record, start, end
         elif name in _INVALIDATE:

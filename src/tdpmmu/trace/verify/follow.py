@@ -180,7 +180,7 @@ class Follower:
 
     def _switched(self, record: Record, thread: Thread) -> None:
         """Who holds a spinning lock is not scheduled out."""
-        if self._depth:
+        if self._depth is not False:
             self._without_lock(record, thread)
 
     def _spte_changed(self, row: Row, thread: Thread, *, force: bool = False) -> bool:
