@@ -38,6 +38,7 @@ from tdpmmu.lab.steps import KINDS, describe, driver_program, parse
 from tdpmmu.lab.vm import VmSetup
 from tdpmmu.scenarios.script import Script
 from tdpmmu.trace.opening import open_trace
+from tdpmmu.trace.owners import find_owners
 from tdpmmu.trace.prog import read_prog
 from tdpmmu.trace.stats import compare, trace_stats
 from tdpmmu.versions.registry import kernel_class
@@ -114,6 +115,7 @@ def test_setups_that_make_no_sense() -> None:
         ({"mmu": "ept"}, "mmu ept: expected tdp, legacy, shadow"),
         ({"vcpus": 9}, "vcpus 9: expected 1 to 8"),
         ({"blocks": 512}, "blocks 512: expected 1 to 511"),
+        ({"vms": 0}, "vms 0: expected 1 to 8"),
         ({"backing": "1g"}, "backing 1g: expected thp, 4k, hugetlb"),
     ):
         with pytest.raises(LabError, match=complaint):
@@ -358,13 +360,17 @@ STEPS = (
 )
 
 
+PAIR = "w x:1 w@1 dlog+ w getlog dlog- sleep:300 r dontneed:2 w@*"
+
+
 @pytest.mark.parametrize("version", kernels.KERNELS)
 def test_a_real_kernel(version: str, tmp_path: Path) -> None:
-    """Two lists in one boot: one that all checks are good for, one with everything in it."""
+    """Lists in one boot: one that all checks are good for, one with everything in it, two VMs."""
     kernel = kernel_or_skip(version)
     jobs = [job(VmSetup(blocks=8), PLAIN), job(VmSetup(vcpus=2, blocks=8), STEPS)]
+    jobs.append(job(VmSetup(vcpus=2, blocks=2, vms=2), PAIR))
     extra = trace_cmd() if shutil.which("trace-cmd") else None
-    plain, recording = boot(kernel, jobs, tmp_path / "out", 120, extra=extra)
+    plain, recording, pair = boot(kernel, jobs, tmp_path / "out", 120, extra=extra)
     if extra:
         with open_trace(str(plain.directory / "trace.dat")) as binary:
             stats = trace_stats(binary)
@@ -375,6 +381,12 @@ def test_a_real_kernel(version: str, tmp_path: Path) -> None:
     for outcome in (*outcomes, statistics(recording)):
         assert outcome is not None
         assert outcome.good, outcome
+    outcomes = run_checks(pair)
+    assert [outcome.check for outcome in outcomes] == ["replay", "verify"]
+    assert all(outcome.good for outcome in outcomes), outcomes
+    with open_trace(str(pair.trace)) as reader:
+        assert len(find_owners(list(reader)).vms) == 2
+    assert (pair.directory / "prog-1.txt").read_text().count("DONE") == len(PAIR.split())
     log = recording.prog.read_text()
     assert "vCPU 0: 1 MMIO exits" in log
     assert "vCPU 0 stopped at page 0x800: Bad address" in log
