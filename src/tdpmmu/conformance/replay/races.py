@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tdpmmu.arch.spte import Access
 from tdpmmu.conformance.replay.calls import Call, Kind
+from tdpmmu.conformance.replay.freezes import Freeze
 from tdpmmu.trace.fields import SpteChange
 
 _HUGE = 512
@@ -74,8 +75,11 @@ _SIGNS = {
 }
 
 
-def find_lost(calls: Iterable[Call]) -> None:
-    """Mark the faults that asked for a page, set none, and were interfered with meanwhile."""
+def find_lost(calls: Iterable[Call], freezes: Sequence[Freeze]) -> None:
+    """Mark the faults that asked for a page, set none, and were interfered with meanwhile.
+
+    Or that came while another thread kept the entry frozen.
+    """
     faults: dict[int, list[Call]] = {}
     ordered = sorted(calls, key=lambda call: call.record.line)
     following: dict[int, Call] = {}
@@ -86,6 +90,8 @@ def find_lost(calls: Iterable[Call]) -> None:
         following[call.pid] = call
         if call.kind is Kind.FAULT and call.requested and call.leaf is None and not call.mmio:
             faults.setdefault(call.gfn // _HUGE, []).append(call)
+            asked = call.seen[0][0]
+            call.lost = any(one.pid != call.pid and one.covers(call.gfn, asked) for one in freezes)
     for other in ordered:
         for line, seen in other.seen:
             if not isinstance(seen, SpteChange) or seen.level > _MAX_LEVEL:

@@ -20,6 +20,7 @@ from tdpmmu.conformance.replay.calls import (
     PageGot,
     PageZap,
 )
+from tdpmmu.conformance.replay.freezes import Freezes
 from tdpmmu.conformance.replay.races import find_lost, find_publications
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.trace.fields import (
@@ -97,6 +98,7 @@ class Threads:
         self._open: dict[int, Call] = {}
         self._fault: dict[int, Call] = {}
         self._seen: dict[int, int] = {}
+        self._freezes = Freezes(fmt)
 
     def feed(self, records: Iterable[Record | Lost]) -> None:
         """Take them in; TraceError for a known event without its fields."""
@@ -109,7 +111,7 @@ class Threads:
             call.cut = not call.over
         self.published_early = find_publications(self.calls)
         self._name_loads()
-        find_lost(self.calls)
+        find_lost(self.calls, self._freezes.found)
 
     def _name_loads(self) -> None:
         """Which vCPU loads a root: the one that its thread runs next."""
@@ -121,6 +123,7 @@ class Threads:
                 call.vcpu = vcpus.get(call.pid, 0)
 
     def _take(self, record: Record) -> None:
+        self._freezes.hear(record)
         self._dispatch(record)
         if record.function not in _WITH_SLOT and record.event != "slot":
             self._seen[record.pid] = record.line
@@ -292,6 +295,7 @@ class Threads:
         change = parse_fields(record, self._reader)
         assert isinstance(change, SpteChange)
         self.root_level = max(self.root_level, change.level)
+        self._freezes.changed(record, change)
         call = self._current(record)
         call.see(record.line, change)
         fmt = self._format
