@@ -176,6 +176,30 @@ def test_every_event_of_shadow_paging_agrees() -> None:
     }
 
 
+@pytest.mark.parametrize(("name", "changes"), [("6.12-shadow", 86), ("6.1-shadow", 121)])
+def test_shadow_paging_with_mmio_slots_and_two_vcpus(name: str, changes: int) -> None:
+    """``tdpmmu lab run --mmu shadow``: a guest in long mode, its memslot deleted and made again."""
+    result = replay(name, kernel=name.split("-")[0])
+    assert not result.divergences
+    assert (result.agree, result.changes) == (changes, changes)
+    assert result.others["MMIO SPTEs marked"] == (5, 5)
+    assert result.others["shadow pages zapped"] == (26, 26)
+    assert result.inputs["root loaded"] == 4
+
+
+class BelievesNoMmio(Linux_6_12):
+    """As without ``mmio_caching``."""
+
+    async def handle_noslot_fault(self, vcpu: Any, fault: Fault) -> str:
+        return "RET_PF_EMULATE"
+
+
+def test_mmio_sptes_of_shadow_pages_are_compared() -> None:
+    first = replay("6.12-shadow", BelievesNoMmio, kernel="6.12").divergences[0]
+    assert first.kernel == "makes a page for gfn 0x25 level 2"
+    assert first.model == "returns without another change"
+
+
 class WritableIfClean(Linux_6_12):
     """Pages that the guest has not written may be mapped writable, unseen by its dirty bit."""
 

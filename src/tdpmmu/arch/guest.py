@@ -17,7 +17,7 @@ from tdpmmu.machine.op import Op, Step
 from tdpmmu.machine.state import Cell, Layout
 
 PRESENT, WRITABLE, LARGE, NO_EXECUTE = 1 << 0, 1 << 1, 1 << 7, 1 << 63
-DIRTY = 1 << 6
+ACCESSED, DIRTY = 1 << 5, 1 << 6
 GFN_SHIFT = 12
 _GFN_MASK = ((1 << 52) - 1) & ~((1 << GFN_SHIFT) - 1)
 

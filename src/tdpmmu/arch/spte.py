@@ -328,6 +328,10 @@ class SpteFormat:
         spte |= (generation >> low_bits & ((1 << high_bits) - 1)) << high[0]
         return spte | self.mmio_fixed | gfn << PAGE_SHIFT | access & self.mmio_access
 
+    def mmio_gfn(self, spte: int) -> int:
+        """``get_mmio_spte_gfn``."""
+        return (spte & BASE_ADDR_MASK & ~self.mmio_fixed) >> PAGE_SHIFT
+
     def mmio_generation(self, spte: int) -> int:
         """``get_mmio_spte_generation``."""
         low, high = self.mmio_gen_low, self.mmio_gen_high

@@ -91,13 +91,15 @@ def replay(recording: Recording) -> Outcome | None:
     from tdpmmu.conformance.replay.report import to_text
     from tdpmmu.conformance.replay.run import replay_trace
 
-    if recording.job.setup.mmu == "shadow":
-        return None
     try:
         if _never_mapped(read_prog(str(recording.prog))):
             return None
         with open_trace(str(recording.trace)) as reader:
-            result = replay_trace(reader, kernel=recording.kernel.version, format_name="npt")
+            result = replay_trace(
+                reader,
+                kernel=recording.kernel.version,
+                format_name="shadow" if recording.job.setup.mmu == "shadow" else "npt",
+            )
     except TraceError as error:
         return Outcome("replay", "error", str(error))
     summary = f"{result.agree} of {result.changes} SPTE changes agree"

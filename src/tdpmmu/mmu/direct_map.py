@@ -8,10 +8,10 @@ from __future__ import annotations
 from tdpmmu.arch.guest import ACC_ALL, ACC_WRITE
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import CurrentRoot, LoadRoot
-from tdpmmu.arch.table import ReadHeader, ReadSpte, TablePage, WriteSpte
+from tdpmmu.arch.table import ReadHeader, ReadSpte, TablePage
 from tdpmmu.machine.op import Add, Read
 from tdpmmu.machine.state import Cell
-from tdpmmu.mmu.fault import RET_PF_EMULATE, RET_PF_RETRY, RET_PF_SPURIOUS, Fault
+from tdpmmu.mmu.fault import RET_PF_RETRY, RET_PF_SPURIOUS, Fault
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.shadow_pages import Role
 from tdpmmu.mmu.shadow_roots import ShadowRoots
@@ -103,19 +103,10 @@ class DirectMap(ShadowRoots):
                     await self.account_nx_huge_page(sp, fault.req_level >= level)
             sptep = await self.next_sptep(sptep, fault.gfn, level)
             level -= 1
-        if fault.slot is None:
-            return await self.set_mmio_spte(fault, sptep)
         result = await self.mmu_set_spte(fault, sptep, level, ACC_ALL)
         if result != RET_PF_SPURIOUS and level == 1:
             await self.direct_pte_prefetch(fault, sptep)
         return result
-
-    async def set_mmio_spte(self, fault: Fault, sptep: Cell) -> str:
-        """``mark_mmio_spte``: no memslot, as of this generation."""
-        slots = await Read(self.kvm.memslots[fault.as_id])
-        generation = self.spte_generation(slots.generation // 2)
-        await WriteSpte(sptep, self.kvm.format.mmio(fault.gfn, generation))
-        return RET_PF_EMULATE
 
     async def pte_prefetch(self, fault: Fault, sptep: Cell, level: int) -> None:
         """``pte_prefetch`` of ``paging_tmpl.h``, for direct pages."""
@@ -175,8 +166,10 @@ class DirectMap(ShadowRoots):
         self, slot: Memslot, sptep: Cell, gfn: int, pfn: int, access: int
     ) -> None:
         """``mmu_set_spte`` without a fault: not accessed yet."""
-        new = await self.make_shadow_spte(slot, gfn, pfn, 1, access, True, can_unsync=False)
-        new &= ~self.kvm.format.accessed
+        old = await ReadSpte(sptep)
+        new = await self.make_shadow_spte(
+            slot, gfn, pfn, 1, access, True, old=old, prefetch=True, can_unsync=True
+        )
         await self.update_spte(sptep, new)
         await self.trace_set_spte(sptep, gfn, new, 1)
         await self.rmap_add(sptep, gfn, access)

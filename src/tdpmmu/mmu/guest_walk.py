@@ -62,6 +62,11 @@ async def read_guest_atomic(kvm: Kvm, as_id: int, gfn: int, index: int) -> int |
     return gpte
 
 
+def protect_clean_gpte(access: int, gpte: int) -> int:
+    """``protect_clean_gpte``: the first write has to set the guest's dirty bit."""
+    return access if gpte & DIRTY else access & ~ACC_WRITE
+
+
 async def walk_addr(
     kvm: Kvm, paging: GuestPaging, as_id: int, address: int, access: Access
 ) -> GuestWalker | None:
@@ -85,10 +90,7 @@ async def walk_addr(
         return None
     if access is Access.EXEC and not granted & ACC_EXEC:
         return None
-    if access is not Access.WRITE and not gpte & DIRTY:
-        # protect_clean_gpte: the first write has to set the guest's dirty bit.
-        granted &= ~ACC_WRITE
-    walker.pte_access = granted
+    walker.pte_access = granted if access is Access.WRITE else protect_clean_gpte(granted, gpte)
     walker.gfn = gpte_gfn(gpte) + address % geometry.pages(walker.level)
     return walker
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.spte import Access
-from tdpmmu.arch.table import ReadSpte
+from tdpmmu.arch.table import ReadSpte, WriteSpte
 from tdpmmu.events.records import MmioEmulated
 from tdpmmu.machine.op import Emit, Read, Write
+from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.attributes import Attributes
 from tdpmmu.mmu.fault import RET_PF_EMULATE, Fault
 from tdpmmu.mmu.kvm import Memslots
@@ -31,6 +32,12 @@ class Mmio(Attributes):
             slots = await Read(self.kvm.memslots[fault.as_id])
             return self.kvm.format.mmio(it.gfn, self.spte_generation(slots.generation // 2))
         return await super().make_spte(fault, it)
+
+    async def mark_mmio_spte(self, as_id: int, sptep: Cell, gfn: int, access: int) -> None:
+        """``mark_mmio_spte`` of the shadow MMU: no memslot, as of this generation."""
+        slots = await Read(self.kvm.memslots[as_id])
+        generation = self.spte_generation(slots.generation // 2)
+        await WriteSpte(sptep, self.kvm.format.mmio(gfn, generation, access))
 
     async def fast_page_fault(self, vcpu: VcpuCells, fault: Fault) -> str:
         """``handle_mmio_page_fault`` comes first: an MMIO SPTE of this generation is believed."""

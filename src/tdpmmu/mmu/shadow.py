@@ -41,6 +41,8 @@ class ShadowMmu(Unsync):
         spte_format = self.kvm.format
         spte = await ReadSpte(sptep)
         if not spte_format.is_shadow_present(spte):
+            if spte_format.is_mmio(spte):
+                await WriteSpte(sptep, spte_format.nonpresent)
             return 0
         header = await ReadHeader(sp)
         if spte_format.is_last(spte, header.level):

@@ -49,6 +49,10 @@ class ShadowFault(ShadowLog):
         """``page_fault`` of ``paging_tmpl.h``."""
         assert vcpu.paging is not None
         root = await CurrentRoot(vcpu)
+        if self.reserved_bit_reported(vcpu):
+            page = self.kvm.hardware.page_by_number[root]
+            if await self.shadow_mmio_spte_says_so(page, address, as_id):
+                return RET_PF_EMULATE
         walker = await walk_addr(self.kvm, vcpu.paging, as_id, address, access)
         if walker is None:
             return GUEST_FAULT
@@ -71,9 +75,6 @@ class ShadowFault(ShadowLog):
         result = await self.faultin_pfn(vcpu, fault)
         if result:
             return result
-        if fault.slot is None:
-            # As without mmio_caching: shadow pages have no MMIO SPTEs here.
-            return RET_PF_EMULATE
         await kvm.mmu_lock.write_lock()
         result = RET_PF_RETRY
         if await self.ready_to_map(vcpu, fault):
@@ -85,6 +86,21 @@ class ShadowFault(ShadowLog):
         """Reclaim first: it may zap the very root; then look whether the fault is stale."""
         await self.make_mmu_pages_available()
         return not await self.is_page_fault_stale(vcpu, fault)
+
+    async def shadow_mmio_spte_says_so(self, root: TablePage, address: int, as_id: int) -> bool:
+        """``handle_mmio_page_fault``: an MMIO SPTE of this generation is believed."""
+        kvm = self.kvm
+        level = kvm.geometry.levels
+        sptep: Cell = root.entries[kvm.geometry.index(address, level)]
+        while True:
+            spte = await ReadSpte(sptep)
+            if kvm.format.is_mmio(spte):
+                slots = await Read(kvm.memslots[as_id])
+                return self.generation_is_current(spte, slots)
+            if not kvm.format.is_shadow_present(spte) or kvm.format.is_last(spte, level):
+                return False
+            level -= 1
+            sptep = kvm.page_of(spte).entries[kvm.geometry.index(address, level)]
 
     # --- the quota ------------------------------------------------------------------------------
 
@@ -200,10 +216,6 @@ class ShadowFault(ShadowLog):
             await self.drop_parent_pte(child, sptep)
             await self.flush_remote_tlbs()
 
-    def leaf_again(self, old: int, new: int) -> int:
-        """What ``make_spte`` makes of a leaf that is there already."""
-        return new
-
     async def trace_set_spte(self, sptep: Cell, gfn: int, spte: int, level: int) -> None:
         """``trace_kvm_mmu_set_spte``: for whoever holds the model against a kernel."""
 
@@ -216,19 +228,26 @@ class ShadowFault(ShadowLog):
         old = await ReadSpte(sptep)
         flush = was_rmapped = False
         if spte_format.is_shadow_present(old):
+            was_rmapped = (
+                fault.slot is not None
+                and spte_format.is_last(old, level)
+                and spte_format.pfn(old) == pfn
+            )
             if not spte_format.is_last(old, level):
                 await self.drop_parent_pte(kvm.page_of(old), sptep)
-                flush = True
-            elif spte_format.pfn(old) != pfn:
+            elif not was_rmapped:
                 await self.drop_spte(sptep)
+            if not was_rmapped:
+                old = spte_format.nonpresent
                 flush = True
-            else:
-                was_rmapped = True
+        if fault.slot is None:
+            await self.mark_mmio_spte(fault.as_id, sptep, base, access)
+            if flush:
+                await self.flush_remote_tlbs_with_address(base, kvm.geometry.pages(level))
+            return RET_PF_EMULATE
         new = await self.make_shadow_spte(
-            fault.slot, base, pfn, level, access, fault.map_writable, can_unsync=True
+            fault.slot, base, pfn, level, access, fault.map_writable, old=old, can_unsync=True
         )
-        if was_rmapped:
-            new = self.leaf_again(old, new)
         result = RET_PF_FIXED
         if was_rmapped and new == old:
             result = RET_PF_SPURIOUS

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tdpmmu.arch.guest import ACC_EXEC, ACC_WRITE, PRESENT, gpte_access, gpte_gfn
+from tdpmmu.arch.guest import ACC_EXEC, ACC_WRITE, ACCESSED, PRESENT, gpte_access, gpte_gfn
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.table import Allocate, Header, ReadHeader, ReadSpte, TablePage, WriteSpte
 from tdpmmu.events.records import GfnTracked, PageLinked, Warned
 from tdpmmu.machine.op import Add, Emit, ListAdd, Read, Write
 from tdpmmu.machine.state import Cell
-from tdpmmu.mmu.guest_walk import read_guest_atomic
+from tdpmmu.mmu.guest_walk import protect_clean_gpte, read_guest_atomic
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.nx_worker import NxWorker
 from tdpmmu.mmu.shadow import InvalidList
@@ -195,19 +195,26 @@ class ShadowPages(NxWorker):
         kvm = self.kvm
         spte_format = kvm.format
         spte = await ReadSpte(sptep)
-        if not spte_format.is_shadow_present(spte):
+        mmio = spte_format.is_mmio(spte)
+        if not mmio and not spte_format.is_shadow_present(spte):
             return False
         header = await ReadHeader(sp)
         index = self.spte_index(sptep)
         gpte = await read_guest_atomic(kvm, header.as_id, header.gfn, index)
         if gpte is None:
             return None
-        shadowed = await Read(sp.shadowed)
-        gfn, access = shadowed[index]
-        if not gpte & PRESENT or gpte_gfn(gpte) != gfn:
+        if not gpte & PRESENT or not gpte & ACCESSED:
             await self.drop_spte(sptep)
             return await self.dropped_in_sync()
-        wanted = header.access & gpte_access(gpte)
+        wanted = protect_clean_gpte(header.access & gpte_access(gpte), gpte)
+        if mmio:
+            await self.sync_mmio_spte(header.as_id, sptep, gpte_gfn(gpte), wanted)
+            return False
+        shadowed = await Read(sp.shadowed)
+        gfn, access = shadowed[index]
+        if gpte_gfn(gpte) != gfn:
+            await self.drop_spte(sptep)
+            return await self.dropped_in_sync()
         if wanted == access:
             return False
         await self.set_page_translation(sptep, gfn, wanted)
@@ -219,9 +226,19 @@ class ShadowPages(NxWorker):
             header.level,
             wanted,
             spte_format.is_host_writable(spte),
+            old=spte,
+            prefetch=True,
             can_unsync=False,
         )
         return await self.update_spte(sptep, new)
+
+    async def sync_mmio_spte(self, as_id: int, sptep: Cell, gfn: int, access: int) -> None:
+        """``sync_mmio_spte``: of another gfn it goes, else it is made again."""
+        spte = await ReadSpte(sptep)
+        if self.kvm.format.mmio_gfn(spte) != gfn:
+            await WriteSpte(sptep, self.kvm.format.nonpresent)
+        else:
+            await self.mark_mmio_spte(as_id, sptep, gfn, access)
 
     async def dropped_in_sync(self) -> bool:
         """Whether who syncs owes a flush for a leaf that was dropped."""
@@ -270,22 +287,34 @@ class ShadowPages(NxWorker):
         access: int,
         host_writable: bool,
         *,
+        old: int,
+        prefetch: bool = False,
         can_unsync: bool,
     ) -> int:
-        """``make_spte`` for a guest mapping with this access; not writable: ``wrprot``."""
+        """``make_spte`` for a guest mapping with this access; not writable: ``wrprot``.
+
+        ``old`` is what is there; ``prefetch``: nobody has accessed it.
+        """
         spte_format = self.kvm.format
         write = bool(access & ACC_WRITE) and host_writable
         execute = bool(access & ACC_EXEC) and (level == 1 or not self.kvm.config.nx_huge_pages)
         as_id = slot.as_id if slot is not None else 0
-        if write and not await self.try_to_unsync_pages(as_id, gfn, can_unsync):
-            write = False
+        again = write and self.was_writable_leaf(old, level)
+        if write and not again:
+            write = await self.try_to_unsync_pages(as_id, gfn, can_unsync, prefetch)
         if write:
             await self.mark_page_dirty_in_slot(slot, gfn)
-        return spte_format.leaf(
+        spte = spte_format.leaf(
             pfn,
             level,
             write=write,
             execute=execute,
+            dirty=not again,
             host_writable=host_writable,
             mmu_writable=write,
         )
+        return spte_format.mark_for_access_track(spte) if prefetch else spte
+
+    def was_writable_leaf(self, old: int, level: int) -> bool:
+        """Whether ``make_spte`` knows by the old SPTE that no shadow page is in the way."""
+        return False

@@ -48,10 +48,13 @@ class WriteTrack(MemslotUpdates):
                 spte &= ~(self.kvm.format.writable | self.kvm.format.mmu_writable)
         return spte
 
-    async def try_to_unsync_pages(self, as_id: int, gfn: int, can_unsync: bool) -> bool:
+    async def try_to_unsync_pages(
+        self, as_id: int, gfn: int, can_unsync: bool, prefetch: bool = False
+    ) -> bool:
         """``mmu_try_to_unsync_pages``: whether a gfn may be mapped writable.
 
-        One that holds a last-level guest table may be: its shadow pages become unsync.
+        One that holds a last-level guest table may be: its shadow pages become unsync, though not
+        for a ``prefetch``.
         """
         kvm = self.kvm
         if await self.gfn_is_write_tracked(as_id, gfn):
@@ -66,6 +69,8 @@ class WriteTrack(MemslotUpdates):
                 return False
             if await Read(sp.unsync):
                 continue
+            if prefetch:
+                return False
             if not locked:
                 # TDP faults hold mmu_lock for read only.
                 locked = True

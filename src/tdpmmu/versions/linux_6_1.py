@@ -440,9 +440,9 @@ class Linux_6_1(Linux_5_13):
             spte = self.made_again(spte)
         return spte
 
-    def leaf_again(self, old: int, new: int) -> int:
-        writable = self.kvm.format.is_writable
-        return self.made_again(new) if writable(old) and writable(new) else new
+    def was_writable_leaf(self, old: int, level: int) -> bool:
+        # As in the TDP MMU, an MMIO SPTE of a writable page counts, too.
+        return self.kvm.format.is_last(old, level) and self.kvm.format.is_writable(old)
 
     def made_again(self, spte: int) -> int:
         """The page counts as dirty already by the old SPTE, so the new one starts without D."""

@@ -14,6 +14,7 @@ from tdpmmu.conformance.replay.inputs import FaultInput, replayed
 from tdpmmu.conformance.replay.result import Result, count
 from tdpmmu.conformance.replay.threads import Threads
 from tdpmmu.conformance.replay.vm import make_vm
+from tdpmmu.mmu.direct_map import PTE_PREFETCH_NUM
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.mmio import MMIO
 from tdpmmu.mmu.roots import NO_TDP_MMU
@@ -113,11 +114,18 @@ class Bodies:
         vcpu = self.kvm.vcpus[self._vcpus[call.vcpu]]
         self._write_guest_tables(vcpu, call)
         self.mmu.inputs[vcpu.number] = self._fault_input(call)
+        self._find_prefetched(call)
+        return self.mmu.guest_faults(vcpu, call.gfn, call.access, call.as_id, call.present)
+
+    def _find_prefetched(self, call: Call) -> None:
+        """The frames around a fault are there if they are mapped with it."""
+        first = call.page // PTE_PREFETCH_NUM * PTE_PREFETCH_NUM
+        for gfn in range(first, first + PTE_PREFETCH_NUM):
+            self.mmu.prefetched.pop(gfn, None)
         for _, seen in call.seen:
             if isinstance(seen, SetSpte) and seen.gfn != call.page and seen.level == 1:
                 count(self._result.inferred, "frames that are prefetched")
                 self.mmu.prefetched[seen.gfn] = self._format.pfn(seen.spte)
-        return self.mmu.guest_faults(vcpu, call.gfn, call.access, call.as_id, call.present)
 
     def _set_root(self, call: Call) -> None:
         """A guest that pages: its root table is what the root shadows."""

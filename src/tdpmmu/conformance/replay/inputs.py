@@ -153,11 +153,10 @@ class Replayed(Base):
             await Traced(Marks(it.gfn, self.kvm.format.mmio_generation(spte)))
         return result
 
-    async def set_mmio_spte(self, fault: Fault, sptep: Cell) -> str:
-        result = await super().set_mmio_spte(fault, sptep)
+    async def mark_mmio_spte(self, as_id: int, sptep: Cell, gfn: int, access: int) -> None:
+        await super().mark_mmio_spte(as_id, sptep, gfn, access)
         spte = await ReadSpte(sptep)
-        await Traced(Marks(fault.gfn, self.kvm.format.mmio_generation(spte)))
-        return result
+        await Traced(Marks(gfn, self.kvm.format.mmio_generation(spte)))
 
     async def arm_gfns(self, slot: Memslot, gfns: tuple[int, ...], pool: int) -> None:
         await Traced(Arms(gfns))

@@ -108,19 +108,19 @@ class Threads:
             else:
                 self._take(record)
         for call in self._open.values():
-            call.cut = not call.over
+            call.cut = not call.over and not _has_loaded(call) and call.leaf is None
         self.published_early = find_publications(self.calls)
         self._name_loads()
         find_lost(self.calls, self._freezes.found)
 
     def _name_loads(self) -> None:
-        """Which vCPU loads a root: the one that its thread runs next."""
+        """Which vCPU loads a root: the one that its thread runs next, or one without a fault."""
         vcpus: dict[int, int] = {}
         for call in reversed(self.calls):
             if call.kind is Kind.FAULT:
                 vcpus[call.pid] = call.vcpu
             elif call.kind is Kind.LOAD:
-                call.vcpu = vcpus.get(call.pid, 0)
+                call.vcpu = vcpus.get(call.pid, ~call.pid)
 
     def _take(self, record: Record) -> None:
         self._freezes.hear(record)
@@ -346,11 +346,10 @@ class Threads:
         root = page.level == self.root_level
         self.paging = self.paging or (root and not page.direct)
         if record.event == "kvm_mmu_prepare_zap_page":
-            if root and call is not None and call.kind is Kind.FAULT:
-                # A root that is obsolete is given up before the next one is loaded.
-                call = self._start(Kind.LOAD, record)
-            else:
-                call = self._current(record)
+            in_guest = call is not None and (call.kind is Kind.FAULT or _has_loaded(call))
+            # A root that is obsolete is given up before the next one is loaded.
+            loads = root and in_guest
+            call = self._start(Kind.LOAD, record) if loads else self._current(record)
             call.see(record.line, PageZap(page.gfn, page.level))
             return
         if call is None or root:
@@ -376,3 +375,8 @@ class Threads:
         if call is not None and call.kind is Kind.FAULT:
             call.mmio = call.over = True
             call.see(record.line, MmioMarked(int(match[1], 16), int(match[2], 16)))
+
+
+def _has_loaded(call: Call) -> bool:
+    """Whether a root was found or made: what its thread does next is another call."""
+    return call.kind is Kind.LOAD and any(isinstance(seen, PageGot) for _, seen in call.seen)

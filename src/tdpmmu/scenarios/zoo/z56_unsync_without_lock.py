@@ -9,7 +9,9 @@ from tdpmmu.scenarios.zoo.entry import Entry
 class MarksWithoutLock(WriteTrack):
     """``mmu_unsync_pages_lock`` is not there yet."""
 
-    async def try_to_unsync_pages(self, as_id: int, gfn: int, can_unsync: bool) -> bool:
+    async def try_to_unsync_pages(
+        self, as_id: int, gfn: int, can_unsync: bool, prefetch: bool = False
+    ) -> bool:
         if await self.gfn_is_write_tracked(as_id, gfn):
             return False
         for sp in await Read(self.kvm.mmu_page_hash[gfn]):
