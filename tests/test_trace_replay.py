@@ -187,6 +187,14 @@ def test_shadow_paging_with_mmio_slots_and_two_vcpus(name: str, changes: int) ->
     assert result.inputs["root loaded"] == 4
 
 
+def test_roots_of_shadow_paging_that_nobody_faults_on() -> None:
+    """vCPU 0 gives up a root as its last user, loads another, and is not heard again."""
+    result = replay("6.1-shadow-roots", kernel="6.1")
+    assert not result.divergences
+    assert result.inputs["root loaded"] == 4
+    assert result.agree == result.changes == 14
+
+
 class BelievesNoMmio(Linux_6_12):
     """As without ``mmio_caching``."""
 

@@ -115,7 +115,7 @@ class Threads:
 
     def _name_loads(self) -> None:
         """Which vCPU loads a root: the one that its thread runs next, or one without a fault."""
-        vcpus: dict[int, int] = {}
+        vcpus = {call.pid: call.vcpu for call in self.calls if call.kind is Kind.FAULT}
         for call in reversed(self.calls):
             if call.kind is Kind.FAULT:
                 vcpus[call.pid] = call.vcpu
@@ -352,7 +352,9 @@ class Threads:
             call = self._start(Kind.LOAD, record) if loads else self._current(record)
             call.see(record.line, PageZap(page.gfn, page.level))
             return
-        if call is None or root:
+        if call is not None and root and _has_loaded(call):
+            call = self._start(Kind.LOAD, record)
+        elif call is None or root:
             call = self._goes_on(Kind.LOAD, record)
         call.see(record.line, PageGot(page.gfn, page.level, record.text.endswith("new")))
 
