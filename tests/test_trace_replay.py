@@ -146,6 +146,22 @@ def test_a_fault_with_nothing_to_change_does_not_say_what_is_writable() -> None:
     assert (result.agree, result.changes) == (53, 53)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        # A vCPU that never faults loads its root, gives it up, and loads another one.
+        ("6.1-never-faults", 38),
+        # mprotect leaves pages that are prefetched before it and not after it.
+        ("6.1-readonly", 32),
+    ],
+)
+def test_what_random_steps_came_upon_in_the_legacy_mmu(name: str, changes: int) -> None:
+    result = replay(name, kernel="6.1")
+    assert not result.divergences
+    assert (result.agree, result.changes) == (changes, changes)
+    assert all(agree == of for agree, of in result.others.values())
+
+
 @pytest.mark.parametrize(("name", "changes"), [("6.12-manual", 8230), ("6.1-manual", 7720)])
 def test_manual_protect(name: str, changes: int) -> None:
     """``KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`` with 1, then with 3: initially all set."""

@@ -75,6 +75,7 @@ _MASK = frozenset({"base", "offset", "mask"})
 """What their probes tell."""
 
 _WORKER = "kvm-nx-"
+_ASLEEP = "prev_state=S "
 _VCPU = re.compile(r"vcpu (\d+)")
 _RANGE = re.compile(r"mmu notifier unmap range: (?:0x)?([0-9a-f]+) -- (?:0x)?([0-9a-f]+)")
 _PARAMETER = re.compile(r"STEP param:(\w+)=(\S+)")
@@ -114,7 +115,10 @@ class Threads:
         find_lost(self.calls, self._freezes.found)
 
     def _name_loads(self) -> None:
-        """Which vCPU loads a root: the one that its thread runs next, or one without a fault."""
+        """Which vCPU loads a root: the one that its thread runs next, or else ran before.
+
+        If the thread never faults, it is one more, of which nothing else is told.
+        """
         vcpus = {call.pid: call.vcpu for call in self.calls if call.kind is Kind.FAULT}
         for call in reversed(self.calls):
             if call.kind is Kind.FAULT:
@@ -151,6 +155,8 @@ class Threads:
             self._mmio(record)
         elif event == "kvm_mmu_zap_all_fast":
             self._zap_all(record)
+        elif event == "sched_switch":
+            self._switched(record)
         elif event == "tracing_mark_write":
             self._open.pop(record.pid, None)
             self._marker(record)
@@ -228,6 +234,12 @@ class Threads:
         if before is not None and before.kind is Kind.RECOVER and not before.seen:
             before.silent = record.time_ns - before.record.time_ns < _AT_ONCE
         self._start(Kind.RECOVER, record)
+
+    def _switched(self, record: Record) -> None:
+        """A worker that goes to sleep has ended its round."""
+        call = self._open.get(record.pid)
+        if call is not None and call.kind is Kind.RECOVER and _ASLEEP in record.text:
+            call.over = True
 
     def _zap_all(self, record: Record) -> None:
         """For a memslot, or because the mitigation was switched."""
