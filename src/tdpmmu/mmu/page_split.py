@@ -118,9 +118,7 @@ class PageSplit(LogProtect):
             it.gfn, level, level, root.as_id, it.root.number, True, it.sptep, root.guest_mode
         )
         await SetPrivate(sp.header, header)
-        for i in range(kvm.geometry.fanout):
-            offset = i * kvm.geometry.pages(level)
-            await SetPrivate(sp.entries[i], kvm.format.split_child(it.old_spte, level, offset))
+        await self.fill_split_table(sp, it.old_spte, level)
         if not shared:
             await self.set_spte(it, kvm.format.nonleaf(sp.pfn))
         elif not await self.set_spte_atomic(it, kvm.format.nonleaf(sp.pfn)):

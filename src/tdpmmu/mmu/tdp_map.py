@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdpmmu.arch.table import Allocate, FreeUnused, Header, ReadSpte, TablePage
+from tdpmmu.arch.table import Allocate, FreeUnused, Header, ReadSpte, SetPrivate, TablePage
 from tdpmmu.events.records import PageLinked
 from tdpmmu.machine.op import Emit
 from tdpmmu.mmu.fault import (
@@ -102,6 +102,13 @@ class TdpMap(TdpMmu):
         account_nx = fault.huge_page_disallowed and fault.req_level >= it.level
         await self.link_page(sp, True, account_nx)
         return True
+
+    async def fill_split_table(self, sp: TablePage, huge: int, level: int) -> None:
+        """``tdp_mmu_split_huge_page``'s loop: the parts of ``huge``, in a table nobody sees yet."""
+        kvm = self.kvm
+        for i in range(kvm.geometry.fanout):
+            offset = i * kvm.geometry.pages(level)
+            await SetPrivate(sp.entries[i], kvm.format.split_child(huge, level, offset))
 
     async def map_target_level(self, fault: Fault, it: TdpIter) -> str:
         """``tdp_mmu_map_handle_target_level``: the leaf itself."""

@@ -86,11 +86,17 @@ class TdpZap(ShadowMmu):
         level = header.role_level
         await Emit(PageZapped(sp.name, header.gfn, level - 1, False))
         await self.unlink_page(sp, shared)
+        await self.remove_entries(sp, header.gfn, level - 1, shared)
+        last = header.gfn + (kvm.geometry.fanout - 1) * kvm.geometry.pages(level - 1)
+        await self.flush_removed_page(last, level)
+        await kvm.rcu.call(sp)
+
+    async def remove_entries(self, sp: TablePage, base: int, level: int, shared: bool) -> None:
+        """Its loop over the entries of a table at ``level``, the first of which maps ``base``."""
+        kvm = self.kvm
         frozen = kvm.format.removed
-        gfn = header.gfn
         for i in range(kvm.geometry.fanout):
             sptep = sp.entries[i]
-            gfn = header.gfn + i * kvm.geometry.pages(level - 1)
             if shared:
                 # Whoever froze this entry may still write it: wait until it took another value.
                 while True:
@@ -102,9 +108,7 @@ class TdpZap(ShadowMmu):
                 if not kvm.format.is_shadow_present(old):
                     continue
                 await WriteSpte(sptep, frozen)
-            await self.handle_changed_spte(sptep, old, frozen, level - 1, shared)
-        await self.flush_removed_page(gfn, level)
-        await kvm.rcu.call(sp)
+            await self.handle_changed_spte(sptep, old, frozen, level, shared)
 
     async def flush_removed_page(self, gfn: int, level: int) -> None:
         """The flush of a removed table, until 5.18 by itself; ``gfn`` is its *last* entry's."""

@@ -131,20 +131,7 @@ class Linux_6_1(Linux_5_13):
         level = header.role_level
         await Emit(PageZapped(sp.name, header.gfn, level, False))
         await self.unlink_page(sp, shared)
-        frozen = kvm.format.removed
-        for i in range(kvm.geometry.fanout):
-            sptep = sp.entries[i]
-            if shared:
-                while True:
-                    old = await XchgSpte(sptep, frozen)
-                    if not kvm.format.is_frozen(old):
-                        break
-            else:
-                old = await ReadSpte(sptep)
-                if not kvm.format.is_shadow_present(old):
-                    continue
-                await WriteSpte(sptep, frozen)
-            await self.handle_changed_spte(sptep, old, frozen, level, shared)
+        await self.remove_entries(sp, header.gfn, level, shared)
         await kvm.rcu.call(sp)
 
     async def set_spte(self, it: TdpIter, new: int) -> None:

@@ -261,10 +261,7 @@ class Linux_6_12(Linux_6_1):
         kvm = self.kvm
         sp = await self.alloc_page(fault, it)
         if kvm.format.is_shadow_present(it.old_spte):
-            for i in range(kvm.geometry.fanout):
-                offset = i * kvm.geometry.pages(it.level - 1)
-                child = kvm.format.split_child(it.old_spte, it.level - 1, offset)
-                await SetPrivate(sp.entries[i], child)
+            await self.fill_split_table(sp, it.old_spte, it.level - 1)
         if not await self.set_spte_atomic(it, kvm.format.nonleaf(sp.pfn)):
             await FreeUnused(sp)
             return False
