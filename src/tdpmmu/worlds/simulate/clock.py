@@ -13,6 +13,7 @@ from typing import Any
 
 from tdpmmu.arch.hardware import OUTSIDE
 from tdpmmu.arch.requests import FlushOwnTlb, SendIpi, SetMode, WaitIpi
+from tdpmmu.events.records import Event
 from tdpmmu.kernel.locks import NeedBreak, Sleep
 from tdpmmu.machine.op import Choose, Op
 from tdpmmu.worlds.live import Memory
@@ -38,15 +39,27 @@ class Clock:
     """The threads of one VM, and what they wait for."""
 
     def __init__(
-        self, memory: Memory, costs: Costs, ledger: Ledger, *, preemption: bool, hear: Hear
+        self,
+        memory: Memory,
+        costs: Costs,
+        ledger: Ledger,
+        *,
+        preemption: bool,
+        hear: Hear,
+        free_events: frozenset[type[Event]] = frozenset(),
     ) -> None:
-        """``preemption``: CONFIG_PREEMPTION, without which nobody breaks a lock for others."""
+        """``preemption``: CONFIG_PREEMPTION, without which nobody breaks a lock for others.
+
+        ``free_events`` stand for no work on this kernel.
+        """
         self.costs = costs
         self.ledger = ledger
         self.threads: list[SimThread] = []
         self.handlers: dict[type[Op], Handler] = {}
         self.on_flush: Callable[[SimThread], None] = lambda thread: None
-        self.price = PriceList(costs)
+        self.price = PriceList(costs, free_events)
+        self.turns = 0
+        self.until = 0
         self._memory = memory
         self._hear = hear
         self._preemption = preemption
@@ -83,13 +96,15 @@ class Clock:
     def run(self, until: int) -> None:
         """Go on until every thread's time is past ``until``, in nanoseconds."""
         heap = self._heap
+        self.until = until
         while heap and heap[0][0] <= until:
             now, _, ticket, who = heapq.heappop(heap)
-            if now >= self.ledger.next_sample:
-                self.ledger.sample(now)
             if not isinstance(who, SimThread):
+                self.turns += 1
+                self.ledger.sample(now)
                 who(now)
             elif ticket == who.ticket:
+                self.turns += 1
                 who.now = now
                 self._drive(who, until)
         if not heap:
@@ -101,12 +116,14 @@ class Clock:
 
     def _drive(self, thread: SimThread, until: int) -> None:
         """Operations of one thread, as long as it is the one with the smallest time."""
-        heap, handlers = self._heap, self.handlers
+        heap, handlers, ledger = self._heap, self.handlers, self.ledger
         while (op := thread.op) is not None:
             now = thread.now
             if now > until or (heap and (now, thread.number) > heap[0][:2]):
                 self.push(thread)
                 return
+            if now >= ledger.next_sample:
+                ledger.sample(now)
             handler = handlers.get(op.__class__)
             going = self._plain(thread, op) if handler is None else handler(thread, op)
             if self._polled:
@@ -124,6 +141,27 @@ class Clock:
         """Something that happens by itself, before what threads do at that time."""
         self._serial += 1
         heapq.heappush(self._heap, (when, -1, self._serial, do))
+
+    def quiet_until(self, when: int) -> bool:
+        """Whether nothing happens before ``when`` but what the running thread does itself.
+
+        That takes in the end of the run and the next sample.
+        """
+        if when > self.until or when > self.ledger.next_sample:
+            return False
+        heap = self._heap
+        while heap and heap[0][0] < when:
+            who = heap[0][3]
+            if not isinstance(who, SimThread) or heap[0][2] == who.ticket:
+                return False
+            heapq.heappop(heap)
+        return True
+
+    def bring_forward(self, thread: SimThread, when: int) -> None:
+        """A guest that runs has to be looked at earlier than it had said."""
+        if thread.guest and when < thread.now:
+            thread.now = when
+            self.push(thread)
 
     def complete(self, thread: SimThread, result: Any, price: int) -> None:
         """The thread's operation is done."""
@@ -236,9 +274,7 @@ class Clock:
         target = self.threads[number]
         if thread.step[op.vcpu.ipi] and target.kicked_at < 0:
             target.kicked_at = thread.now + self.costs.ipi_deliver
-            if target.guest and target.kicked_at < target.now:
-                target.now = target.kicked_at
-                self.push(target)
+            self.bring_forward(target, target.kicked_at)
         self.complete(thread, None, self.price(op))
         return True
 

@@ -28,7 +28,8 @@ class Costs:
 
     TLBs: ``flush_own``; a remote flush costs ``flush_request`` for each vCPU, ``ipi_send`` for each
     kicked one, and each leaves the guest ``ipi_deliver`` after that.  ``access`` is a guest access
-    that hits; ``refill_*`` the first one of a page of that size after a flush.
+    that hits; ``refill_*`` the first one of a page of that size after a flush, as long as there are
+    less than ``tlb_entries`` of them: what is beyond would have been missed anyway.
 
     Sleeping: ``context_switch``, ``wakeup``, ``relax`` (``cpu_relax`` between unlock and lock),
     ``grace_period`` and ``srcu_grace_period``.
@@ -77,6 +78,7 @@ class Costs:
     refill_4k: int
     refill_2m: int
     refill_1g: int
+    tlb_entries: int
     context_switch: int
     wakeup: int
     relax: int

@@ -46,13 +46,22 @@ class Locks:
         return bool(self._queues.get(name))
 
     def _fetch_line(self, thread: SimThread, name: str) -> int:
-        """What the lock's cache line costs: it goes from CPU to CPU, one after the other."""
+        """What the lock's cache line costs: it goes from CPU to CPU, to one after the other."""
         owner, free = self._line.get(name, (NOBODY, 0))
         if owner == thread.number:
             return 0
         free = max(free, thread.now) + self._costs.reader_bounce
         self._line[name] = thread.number, free
         return free - thread.now
+
+    def line(self, thread: SimThread, name: str) -> tuple[bool, int]:
+        """Whether a lock's line is at the thread's CPU, and when it has come to where it is."""
+        owner, free = self._line.get(name, (NOBODY, 0))
+        return owner == thread.number, free
+
+    def move_line(self, thread: SimThread, name: str, free: int) -> None:
+        """The line has come to the thread's CPU."""
+        self._line[name] = thread.number, free
 
     # --- rwlock ---------------------------------------------------------------------------------
 
@@ -106,6 +115,8 @@ class Locks:
     def _gives_back(self, thread: SimThread, name: str, mode: str) -> None:
         since = thread.taken.pop(name, thread.now)
         ns = thread.now - since
+        if thread.holds is not None:
+            thread.holds.append((name, mode, since, ns))
         self._ledger.held(name, mode, thread.kind, thread.number, since, ns)
 
     def _hand_over(self, lock: RwLock, now: int) -> None:

@@ -93,10 +93,17 @@ class NoPrice(KeyError):
 class PriceList:
     """Prices in nanoseconds, looked up once for each class of operations."""
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(
+        self, costs: Costs, free_events: frozenset[type[Event]] = frozenset()
+    ) -> None:
+        """``free_events``: those that stand for no work on this kernel."""
         self._costs = costs
         self._known: dict[type[Op], int] = {}
-        self._events = {kind: self._cost(name) for kind, name in EVENT_PRICES.items()}
+        self._events = {
+            kind: self._cost(name)
+            for kind, name in EVENT_PRICES.items()
+            if kind not in free_events
+        }
 
     def _cost(self, name: str) -> int:
         return int(getattr(self._costs, name)) if name else 0
@@ -105,10 +112,17 @@ class PriceList:
         """The price of ``op``; NoPrice for one that nobody has thought of."""
         kind = op.__class__
         if kind is Emit:
-            return self._events.get(op.event.__class__, 0)  # type: ignore[attr-defined]
+            return self.of_event(op.event.__class__)  # type: ignore[attr-defined]
         price = self._known.get(kind)
-        if price is None:
-            if kind.__name__ not in PRICES:
-                raise NoPrice(f"operation {kind.__name__} has no price")
-            price = self._known[kind] = self._cost(PRICES[kind.__name__])
+        return self.of(kind) if price is None else price
+
+    def of(self, kind: type[Op]) -> int:
+        """The price of any operation of a class; NoPrice for one that nobody has thought of."""
+        if kind.__name__ not in PRICES:
+            raise NoPrice(f"operation {kind.__name__} has no price")
+        price = self._known[kind] = self._cost(PRICES[kind.__name__])
         return price
+
+    def of_event(self, kind: type[Event]) -> int:
+        """The price of the work that an event stands for."""
+        return self._events.get(kind, 0)

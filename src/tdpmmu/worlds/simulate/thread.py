@@ -35,21 +35,22 @@ class SimThread:
     """One thread: where it stands, and its own time.
 
     ``now`` is when the operation ``op`` begins, or when the thread last did something if it waits.
-    ``slept``, ``locked`` and ``flushing`` are the nanoseconds that it has stood still so far, by
-    cause; ``ticket`` tells its entry in the clock's heap from older ones.
+    ``locked`` and ``flushing`` are the nanoseconds that it has stood still so far, by
+    cause.  ``holds`` are locks given back (name, mode, since, ns), if somebody wants to know.
+    ``guest``: it runs its guest.  ``kicked_at``: when an IPI arrives, -1 without.  ``ticket`` tells its entry in the clock's heap from older ones.
     """
 
     __slots__ = (
         "body",
         "flushing",
         "guest",
+        "holds",
         "kicked_at",
         "kind",
         "locked",
         "now",
         "number",
         "op",
-        "rcu_depth",
         "result",
         "step",
         "taken",
@@ -66,7 +67,7 @@ class SimThread:
         self.body: Coroutine[Op, Any, Any] | None = None
         self.result: Any = None
         self.step = SimStep(memory, self, hear)
-        self.rcu_depth: dict[str, int] = {}
+        self.holds: list[tuple[str, str, int, int]] | None = None
         self.taken: dict[str, int] = {}
         self.locked = 0
         self.flushing = 0
