@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tdpmmu.arch.table import (
     CmpXchgSpte,
     ReadHeader,
@@ -19,6 +21,9 @@ from tdpmmu.mmu.tdp_iter import TdpIter
 
 class TdpZap(ShadowMmu):
     """Entries change under ``mmu_lock`` held for write, or atomically under the read lock."""
+
+    pfn_dirty_at_zap: ClassVar[bool] = True
+    """A zap marks the host's page dirty and accessed: work that a world may charge for."""
 
     # --- bookkeeping of page table pages ---------------------------------------------------------
 

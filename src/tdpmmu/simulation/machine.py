@@ -10,16 +10,21 @@ import numpy as np
 from tdpmmu.arch.geometry import X86_64
 from tdpmmu.arch.spte import spte_format
 from tdpmmu.arch.table import Allocate, FreeUnused
-from tdpmmu.events.records import Event, PageFreed, PageLinked, SpteChanged
+from tdpmmu.events.records import Event, PageFreed, PageLinked, PfnMarkedDirty, SpteChanged
+from tdpmmu.kernel.mm import GetUserPage, TakeBack
 from tdpmmu.machine.op import Op
 from tdpmmu.mmu.kvm import Config, Memslot
+from tdpmmu.simulation.bulk import BulkOps, bulk_layers
+from tdpmmu.simulation.bulk_guest import BulkGuest, Windows
 from tdpmmu.simulation.calls import host, recovery_worker
 from tdpmmu.simulation.guest import LEVELS, Guest, Knobs, Workload
 from tdpmmu.simulation.kernel import simulated
+from tdpmmu.simulation.macro import Macros
 from tdpmmu.simulation.populate import at_once, map_all
 from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.tables import ArrayPage, SimKvm
 from tdpmmu.simulation.vcpu import StepGuest, WhatFault, run_vcpu
+from tdpmmu.simulation.walk import Walker
 from tdpmmu.versions.registry import named
 from tdpmmu.worlds.simulate.clock import Clock
 from tdpmmu.worlds.simulate.costs import Costs
@@ -72,10 +77,16 @@ class Simulation:
             slots=(Memslot(0, guest.pages),),
         )
         self.kvm = kvm = SimKvm(config, guest.pages)
-        self.mmu = simulated(cls)(kvm)
+        self.memory = kvm.layout.memory()
+        self._bulk = bulk
+        self.mmu = simulated(cls, *bulk_layers(bulk))(kvm)
+        self._free_events = frozenset(() if cls.pfn_dirty_at_zap else (PfnMarkedDirty,))
         self.mmu.knobs = knobs
         self.mmu.small_regions = set()
-        self._what = WhatFault(self.format)
+        self.what = WhatFault(self.format)
+        self._windows = Windows(guest.vcpus if bulk else 0)
+        # Blocks of host memory that are not as ``host_present`` says.
+        self._exceptions: set[int] = set()
         self._begin(level)
 
     def _begin(self, level: int) -> None:
@@ -84,9 +95,8 @@ class Simulation:
         for vcpu in kvm.vcpus:
             vcpu.thread = vcpu.number
             at_once(self.mmu.mmu_load(vcpu, 0), kvm)
-        memory = kvm.layout.memory()
         cell = kvm.vcpus[0].loaded
-        root = kvm.hardware.page_by_number[memory[cell.chunk][cell.offset][0]]
+        root = kvm.hardware.page_by_number[self.memory[cell.chunk][cell.offset][0]]
         assert isinstance(root, ArrayPage)
         if self.guest.mapped:
             map_all(self.mmu, kvm, root, level)
@@ -96,19 +106,20 @@ class Simulation:
         begun = time.perf_counter()
         self.ledger = ledger = Ledger(max(1, until_ns // SAMPLES))
         self._map_so_far()
-        memory = self.kvm.layout.memory()
-        clock = Clock(memory, self.costs, ledger, preemption=self.knobs.preemption, hear=self._hear)
-        self._price_tables(clock)
-        guests = []
-        for vcpu in self.kvm.vcpus:
-            thread = clock.thread("vcpu")
-            guest = StepGuest(self.kvm, vcpu, thread, self.costs, ledger)
-            guest.start(self._workload.touches(vcpu.number, self._rng(vcpu.number)))
-            guests.append(guest)
+        clock = Clock(
+            self.memory,
+            self.costs,
+            ledger,
+            preemption=self.knobs.preemption,
+            hear=self._hear,
+            free_events=self._free_events,
+        )
+        self._price_memory(clock)
+        guests, settle = self._guests(clock)
         worker, other = clock.thread("recovery"), clock.thread("host")
         clock.on_flush = lambda thread: guests[thread.number].flushed()
         for guest in guests:
-            clock.start(guest.thread, run_vcpu(self.mmu, guest, self._what))
+            clock.start(guest.thread, run_vcpu(self.mmu, guest, self.what))
         clock.start(worker, recovery_worker(self.mmu, self.knobs))
         events = self._workload.host_events(self._rng(len(guests)))
         clock.start(other, host(self.mmu, events, self.costs))
@@ -116,13 +127,54 @@ class Simulation:
             clock.run(until_ns * part // (SAMPLES // 5))
             if progress is not None:
                 progress(until_ns * part // (SAMPLES // 5))
+        settle(until_ns)
         for thread in clock.threads:
             if thread.body is not None:
                 thread.body.close()
         return Result.of(self, ledger, until_ns, time.perf_counter() - begun)
 
+    def _guests(self, clock: Clock) -> tuple[list[StepGuest], Callable[[int], None]]:
+        """The vCPUs' guests, and what has to be counted at the end."""
+        kvm, costs, ledger = self.kvm, self.costs, self.ledger
+        guests: list[StepGuest] = []
+        macros = Macros(self, clock)
+        walker = Walker(self.format, kvm.rows, kvm.geometry.levels)
+        BulkOps(self, clock)
+        for vcpu in kvm.vcpus:
+            thread = clock.thread("vcpu")
+            if self._bulk:
+                bring = clock.bring_forward
+                guests.append(
+                    BulkGuest(
+                        kvm, vcpu, thread, costs, ledger, walker, macros, bring, self._windows
+                    )
+                )
+            else:
+                guests.append(StepGuest(kvm, vcpu, thread, costs, ledger))
+            guests[-1].start(self._workload.touches(vcpu.number, self._rng(vcpu.number)))
+
+        def settle(until: int) -> None:
+            macros.settle()
+            for guest in self._windows.guests:
+                guest.settle(until)
+
+        return guests, settle
+
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream])
+
+    # --- host memory ----------------------------------------------------------------------------
+
+    def host_is_absent(self, gfn: int) -> bool:
+        """Whether the host has to make the page behind a gfn first."""
+        exception = gfn // self.kvm.memory.block in self._exceptions
+        return exception is self.guest.host_present
+
+    def pfn(self, gfn: int) -> int:
+        """The frame behind a gfn now."""
+        memory = self.kvm.memory
+        cell = memory.generation[gfn // memory.block]
+        return memory.pfn(gfn, self.memory[cell.chunk][cell.offset])
 
     # --- bookkeeping ----------------------------------------------------------------------------
 
@@ -142,7 +194,7 @@ class Simulation:
                 self.ledger.small_bytes = rest
         assert fmt is kvm.format
 
-    def _price_tables(self, clock: Clock) -> None:
+    def _price_memory(self, clock: Clock) -> None:
         """Page table memory is counted as it is taken and given back."""
         ledger = self.ledger
 
@@ -160,6 +212,26 @@ class Simulation:
             clock.complete(thread, None, self.costs.table_free)
             return True
 
+        def get_user_page(thread: SimThread, op: Op) -> bool:
+            assert isinstance(op, GetUserPage)
+            price = self.costs.get_user_page
+            block = op.gfn // self.kvm.memory.block
+            if self.host_is_absent(op.gfn):
+                self._exceptions ^= {block}
+                price += self.costs.host_fault(self.kvm.config.huge_level)
+            clock.complete(thread, op.apply(thread.step, 0), price)
+            return True
+
+        def take_back(thread: SimThread, op: Op) -> bool:
+            assert isinstance(op, TakeBack)
+            if not self.host_is_absent(op.gfn):
+                self._exceptions ^= {op.gfn // self.kvm.memory.block}
+            op.apply(thread.step, 0)
+            clock.complete(thread, None, 0)
+            return True
+
+        clock.handlers[GetUserPage] = get_user_page
+        clock.handlers[TakeBack] = take_back
         clock.handlers[Allocate] = allocate
         clock.handlers[FreeUnused] = free_unused
 
@@ -168,15 +240,17 @@ class Simulation:
         ledger = self.ledger
         ledger.counts[event.__class__.__name__] += 1
         if isinstance(event, SpteChanged):
-            self._changed(event)
+            self._changed(thread, event)
         elif isinstance(event, PageLinked):
             if event.nx:
-                self._what.linked(thread.number)
+                self.what.linked(thread.number)
         elif isinstance(event, PageFreed):
             ledger.tables -= 1
 
-    def _changed(self, event: SpteChanged) -> None:
+    def _changed(self, thread: SimThread, event: SpteChanged) -> None:
         fmt, level = self.format, event.level
+        if level > 1 or fmt.is_shadow_present(event.old):
+            self._windows.changed(event.gfn, self.kvm.geometry.pages(level), thread)
         was = fmt.is_shadow_present(event.old) and fmt.is_last(event.old, level)
         now = fmt.is_shadow_present(event.new) and fmt.is_last(event.new, level)
         if was != now:
@@ -188,7 +262,7 @@ class Simulation:
                 self.ledger.small_bytes += change
             else:
                 self.ledger.huge_bytes += change
-        self._what.changed(event.gfn, level, event.old, event.new)
+        self.what.changed(event.gfn, level, event.old, event.new)
 
     def _linked(self, spte: int, level: int) -> None:
         """A table that maps something already has taken its place."""

@@ -13,11 +13,11 @@ from tdpmmu.simulation.guest import ACCESSES, Touches
 from tdpmmu.simulation.tables import SimKvm
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ledger import FAULT, FLUSH, LOCK, REFAULT, REFILL, SPLIT, Ledger
-from tdpmmu.worlds.simulate.ops import FOREVER, Now, RunGuest, Spend
+from tdpmmu.worlds.simulate.ops import FOREVER, KICKED, Now, RunGuest, Spend
 from tdpmmu.worlds.simulate.thread import SimThread
 
-FAULTS, KICKED, PML_FULL = "fault", "kicked", "PML full"
-"""Why the guest is left."""
+FAULTS, PML_FULL = "fault", "PML full"
+"""Why the guest is left, besides an IPI."""
 
 PML_ENTRIES = 512
 
@@ -26,7 +26,7 @@ class StepGuest:
     """The guest between entry and exit, touch by touch.
 
     A touch is decided by the page tables as they are at that moment.  What was touched since the
-    last flush is held by the TLB, whatever its size; the rest costs a walk.
+    last flush is held by the TLB, as far as it has room; the rest costs a walk.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class StepGuest:
             self._fault_over(now)
         cost = self.costs.access
         page = (level, gfn >> 9 * (level - 1))
-        if page not in self.held:
+        if page not in self.held and len(self.held) < self.costs.tlb_entries:
             self.held.add(page)
             refill = self.costs.refill(level)
             cost += refill
@@ -90,7 +90,7 @@ class StepGuest:
         self._advance()
         self.due = min(FOREVER, now + cost + self.left)
         if len(self.thread.step[self.vcpu.pml]) >= PML_ENTRIES:
-            self.left += cost
+            self.left = self.due - now
             return PML_FULL
         return self.due
 
@@ -143,6 +143,9 @@ class StepGuest:
         if batch is None:
             self.gfns, self.left = [], FOREVER
             return
+        self._take(batch)
+
+    def _take(self, batch: Touches) -> None:
         self.think = batch.think_ns.tolist()
         self.gfns = batch.gfn.tolist()
         self.accesses = batch.access.tolist()
@@ -151,10 +154,15 @@ class StepGuest:
 
 
 class WhatFault:
-    """Told of the events of a vCPU's fault, to say afterwards what sort it was."""
+    """Told of the events of vCPUs' faults, to say afterwards what sort one was.
+
+    ``faulting``: the gfn that a thread is dealing with.  ``lost``: 2 MiB regions that have lost
+    some of what they mapped.
+    """
 
     def __init__(self, fmt: SpteFormat) -> None:
         self._format = fmt
+        self.faulting: dict[int, int] = {}
         self.lost: set[int] = set()
         self.splits: set[int] = set()
 
@@ -197,8 +205,9 @@ async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:
         await mmu.leave_guest(vcpu)
         if why != FAULTS:
             continue
-        gfn = guest.fault_gfn
+        gfn = what.faulting[thread.number] = guest.fault_gfn
         result = await handle_fault(mmu, guest)
+        del what.faulting[thread.number]
         if result == RET_PF_EMULATE:
             guest.skip(await Now())
         cause = what.sort(thread.number, gfn)

@@ -44,6 +44,9 @@ class Linux_6_18(Linux_6_12):
         "a57750909580 TDP pages are recovered under mmu_lock for read (6.18)",
     )
 
+    pfn_dirty_at_zap: ClassVar[bool] = False
+    """Whoever maps a page marks it (66bc627e7fee, aa85986e7150, 6.13)."""
+
     # --- dirty logging ends ---------------------------------------------------------------------
 
     async def collapse_range(self, root: TablePage, slot: Memslot) -> None:

@@ -21,7 +21,7 @@ from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.grace import GracePeriods
 from tdpmmu.worlds.simulate.ledger import FLUSH, Ledger
 from tdpmmu.worlds.simulate.locks import Locks
-from tdpmmu.worlds.simulate.ops import Now, RunGuest, SleepUntil, Spend
+from tdpmmu.worlds.simulate.ops import KICKED, Now, RunGuest, SleepUntil, Spend
 from tdpmmu.worlds.simulate.pricing import PriceList
 from tdpmmu.worlds.simulate.thread import Hear, SimThread
 
@@ -243,8 +243,9 @@ class Clock:
         assert isinstance(op, RunGuest)
         now = thread.now
         if 0 <= thread.kicked_at <= now:
+            why = op.guest.kick(now) if thread.guest else KICKED
             thread.guest, thread.kicked_at = False, -1
-            self.complete(thread, op.guest.kick(now), 0)
+            self.complete(thread, why, 0)
             return True
         if thread.guest:
             reached = op.guest.reach(now)

@@ -10,6 +10,9 @@ from tdpmmu.machine.op import Op
 FOREVER = 1 << 62
 """A time, in nanoseconds, that never comes."""
 
+KICKED = "kicked"
+"""Why a guest is left that an IPI has reached."""
+
 
 @dataclass(frozen=True, slots=True)
 class SleepUntil(Op):

@@ -93,16 +93,12 @@ class NoPrice(KeyError):
 class PriceList:
     """Prices in nanoseconds, looked up once for each class of operations."""
 
-    def __init__(
-        self, costs: Costs, free_events: frozenset[type[Event]] = frozenset()
-    ) -> None:
+    def __init__(self, costs: Costs, free_events: frozenset[type[Event]] = frozenset()) -> None:
         """``free_events``: those that stand for no work on this kernel."""
         self._costs = costs
         self._known: dict[type[Op], int] = {}
         self._events = {
-            kind: self._cost(name)
-            for kind, name in EVENT_PRICES.items()
-            if kind not in free_events
+            kind: self._cost(name) for kind, name in EVENT_PRICES.items() if kind not in free_events
         }
 
     def _cost(self, name: str) -> int:

@@ -35,9 +35,10 @@ class SimThread:
     """One thread: where it stands, and its own time.
 
     ``now`` is when the operation ``op`` begins, or when the thread last did something if it waits.
-    ``locked`` and ``flushing`` are the nanoseconds that it has stood still so far, by
-    cause.  ``holds`` are locks given back (name, mode, since, ns), if somebody wants to know.
-    ``guest``: it runs its guest.  ``kicked_at``: when an IPI arrives, -1 without.  ``ticket`` tells its entry in the clock's heap from older ones.
+    ``locked`` and ``flushing`` are the nanoseconds that it has stood still so far, by cause.
+    ``holds`` are locks given back (name, mode, since, ns), if somebody wants to know.  ``guest``:
+    it runs its guest.  ``kicked_at``: when an IPI arrives, -1 without.  ``ticket`` tells its entry
+    in the clock's heap from older ones.
     """
 
     __slots__ = (

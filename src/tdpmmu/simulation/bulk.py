@@ -1,0 +1,151 @@
+"""Loops over a whole page table that nobody can see the inside of, done as one operation.
+
+A layer on top of a kernel's class.  Each loop costs what its operations cost one by one, and counts
+as many events; where somebody could look, it is left to the layer below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tdpmmu.arch.spte import PAGE_SHIFT, SpteFormat
+from tdpmmu.arch.table import ReadSpte, SetPrivate, TablePage, WriteSpte, XchgSpte
+from tdpmmu.events.records import PfnMarkedDirty
+from tdpmmu.machine.op import Op
+from tdpmmu.simulation.tables import ENTRIES, ArrayPage
+
+if TYPE_CHECKING:
+    from tdpmmu.mmu.lifetime import Lifetime as Base
+    from tdpmmu.simulation.machine import Simulation
+    from tdpmmu.worlds.simulate.clock import Clock
+    from tdpmmu.worlds.simulate.thread import SimThread
+else:
+    Base = object
+
+Row = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEntries(Op):
+    """Freeze all entries of a last-level table; false: it has to be done one by one."""
+
+    page: TablePage
+    base: int
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FillSplit(Op):
+    """Fill a table nobody sees with the parts of a huge page."""
+
+    page: TablePage
+    huge: int
+    level: int
+
+
+class Bulk(Base):
+    """Whole tables at once."""
+
+    async def remove_entries(self, sp: TablePage, base: int, level: int, shared: bool) -> None:
+        if level > 1 or not await RemoveEntries(sp, base, shared):
+            await super().remove_entries(sp, base, level, shared)
+
+    async def fill_split_table(self, sp: TablePage, huge: int, level: int) -> None:
+        await FillSplit(sp, huge, level)
+
+
+def present_mask(fmt: SpteFormat, row: Row) -> Mask:
+    """``is_shadow_present_pte`` of each entry."""
+    if fmt.mmu_present:
+        present: Mask = (row & np.uint64(fmt.mmu_present)) != 0
+        return present
+    mmio = (row & np.uint64(fmt.mmio_mask)) == np.uint64(fmt.mmio_value)
+    present = (row != 0) & (row != np.uint64(fmt.removed)) & ~mmio
+    return present
+
+
+def dirty_mask(fmt: SpteFormat, row: Row) -> Mask:
+    """``is_dirty_spte`` of each entry."""
+    hardware = (row & np.uint64(fmt.ad_type)) != np.uint64(fmt.ad_disabled)
+    bit = np.where(hardware, np.uint64(fmt.dirty), np.uint64(fmt.writable))
+    dirty: Mask = (row & bit) != 0
+    return dirty
+
+
+class BulkOps:
+    """What the operations of this layer do, in virtual time."""
+
+    def __init__(self, simulation: Simulation, clock: Clock) -> None:
+        self._simulation = simulation
+        self._clock = clock
+        clock.handlers[RemoveEntries] = self._remove
+        clock.handlers[FillSplit] = self._fill
+
+    def _seen_inside(self, thread: SimThread, region: int, shared: bool) -> bool:
+        """Whether another thread could be in a table of that 2 MiB region."""
+        run, me = self._simulation, thread.number
+        if any(gfn >> 9 == region for who, gfn in run.what.faulting.items() if who != me):
+            return True
+        if not shared:
+            return False
+        readers: int = thread.step[run.kvm.mmu_lock.readers] & ~(1 << me)
+        return bool(readers >> run.guest.vcpus)
+
+    def _remove(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, RemoveEntries)
+        page = op.page
+        assert isinstance(page, ArrayPage)
+        run, clock, price = self._simulation, self._clock, self._clock.price
+        fmt, row = run.format, page.row()
+        present = present_mask(fmt, row)
+        mapped = int(present.sum())
+        dirty = int((present & dirty_mask(fmt, row)).sum())
+        cost = dirty * price.of_event(PfnMarkedDirty)
+        if op.shared:
+            changed = ENTRIES
+            cost += ENTRIES * price.of(XchgSpte)
+        else:
+            changed = mapped
+            cost += ENTRIES * price.of(ReadSpte) + mapped * price.of(WriteSpte)
+        frozen = np.uint64(fmt.removed)
+        if (
+            self._seen_inside(thread, op.base >> 9, op.shared)
+            or thread.now + cost > min(clock.ledger.next_sample, clock.until)
+            or bool((row == frozen).any())
+        ):
+            clock.complete(thread, False, 0)
+            return True
+        if op.shared:
+            row[:] = frozen
+        else:
+            row[present] = frozen
+        counts = clock.ledger.counts
+        counts["SpteChanged"] += changed
+        if dirty:
+            counts["PfnMarkedDirty"] += dirty
+        clock.ledger.small_bytes -= mapped << PAGE_SHIFT
+        if mapped:
+            run.what.lost.add(op.base >> 9)
+        clock.complete(thread, True, cost)
+        return True
+
+    def _fill(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, FillSplit)
+        page = op.page
+        assert isinstance(page, ArrayPage)
+        run = self._simulation
+        first = run.format.split_child(op.huge, op.level, 0)
+        stride = np.uint64(run.kvm.geometry.pages(op.level) << PAGE_SHIFT)
+        page.row()[:] = np.uint64(first) + np.arange(ENTRIES, dtype=np.uint64) * stride
+        self._clock.complete(thread, None, ENTRIES * self._clock.price.of(SetPrivate))
+        return True
+
+
+def bulk_layers(bulk: bool) -> tuple[type[Any], ...]:
+    """What to put on top of a kernel's class."""
+    return (Bulk,) if bulk else ()

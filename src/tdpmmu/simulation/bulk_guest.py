@@ -1,0 +1,335 @@
+"""A guest whose hits are looked up many at a time.
+
+It plans a *window*: the times of its next touches, as far as they hit.  A hit touches nothing that
+others can see, so the guest has to be looked at only where one does not.  Whoever changes what
+others have planned with makes them look at it again (:class:`Windows`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.spte import Access
+from tdpmmu.simulation.guest import ACCESSES, Touches
+from tdpmmu.simulation.macro import Macros, Recording
+from tdpmmu.simulation.tables import SimKvm
+from tdpmmu.simulation.vcpu import FAULTS, PML_ENTRIES, PML_FULL, StepGuest
+from tdpmmu.simulation.walk import Walker
+from tdpmmu.worlds.simulate.costs import Costs
+from tdpmmu.worlds.simulate.ledger import REFILL, Ledger
+from tdpmmu.worlds.simulate.ops import FOREVER, KICKED
+from tdpmmu.worlds.simulate.thread import SimThread
+
+SMALLEST, LARGEST = 64, 2048
+"""Touches in a window: more each time one was of use."""
+
+_LEVEL_SHIFT = 56
+
+Ints = npt.NDArray[np.int64]
+
+
+class Windows:
+    """The 2 MiB regions of all guests' windows, so that one look finds who is concerned."""
+
+    def __init__(self, guests: int) -> None:
+        self.rows = np.full((guests, LARGEST), -1, dtype=np.int32)
+        self._flat = self.rows.reshape(-1)
+        self.guests: list[BulkGuest] = []
+
+    def changed(self, first: int, pages: int, by: SimThread) -> None:
+        """What maps these gfns is not what it was: touches of them are looked at one by one."""
+        mine, last = first >> 9, (first + pages - 1) >> 9
+        if mine == last:
+            found = np.flatnonzero(self._flat == mine)
+        else:
+            found = np.flatnonzero((self._flat >= mine) & (self._flat <= last))
+        if not len(found):
+            return
+        self._flat[found] = -1
+        owners: dict[int, list[int]] = {}
+        for at in found.tolist():
+            owners.setdefault(at // LARGEST, []).append(at % LARGEST)
+        for number, touches in owners.items():
+            self.guests[number].unsettle(touches, by)
+
+
+class BulkGuest(StepGuest):
+    """The same guest, in windows."""
+
+    def __init__(
+        self,
+        kvm: SimKvm,
+        vcpu: VcpuCells,
+        thread: SimThread,
+        costs: Costs,
+        ledger: Ledger,
+        walker: Walker,
+        macros: Macros,
+        bring_forward: Callable[[SimThread, int], None],
+        windows: Windows,
+    ) -> None:
+        super().__init__(kvm, vcpu, thread, costs, ledger)
+        self.walker = walker
+        self.macros = macros
+        self.recording: Recording | None = None
+        self.tlb: set[int] = set()
+        self._bring_forward = bring_forward
+        self._refills = np.array([0, *(costs.refill(level) for level in (1, 2, 3))])
+        self._size = SMALLEST
+        self._first = 0
+        self._count = 0
+        self._shift = 0
+        self._times: Ints = np.empty(0, dtype=np.int64)
+        self._regions = windows.rows[len(windows.guests)]
+        windows.guests.append(self)
+        self._stops: list[int] = []
+        self._next = 0
+        self._fills: list[tuple[int, int, int]] = []
+        self._filled = 0
+        self._planned: set[int] = set()
+        self._after = 0
+        self._upcoming: Touches | None = None
+        self._gfns: Ints = np.empty(0, dtype=np.int64)
+        self._access = np.empty(0, dtype=np.uint8)
+        self._thinks: Ints = np.empty(0, dtype=np.int64)
+
+    def root(self) -> int:
+        """The number of the root that is loaded."""
+        number: int = self.thread.step[self.vcpu.loaded][0]
+        return number
+
+    # --- the world's side -----------------------------------------------------------------------
+
+    def enter(self, now: int) -> int:
+        if self.recording is not None:
+            self.macros.over(self, now)
+        if self.left >= FOREVER:
+            self.due, self._count = FOREVER, 0
+            return FOREVER
+        self._size = max(SMALLEST, self._size // 2)
+        return self._plan(now + self.left)
+
+    def kick(self, now: int) -> str:
+        if self._count:
+            reached = int(np.searchsorted(self._times, now - self._shift))
+            self._leave(min(reached, self._stop()), now)
+        return KICKED
+
+    def _leave(self, index: int, now: int) -> None:
+        """Out of the guest before that touch of the window."""
+        when = self._time(index)
+        self._pass(index)
+        self.left = FOREVER if when >= FOREVER else max(0, when - now)
+        self._count = 0
+
+    def flushed(self) -> None:
+        self.tlb.clear()
+
+    def settle(self, until: int) -> None:
+        """Count what has hit by then."""
+        if self._count:
+            reached = int(np.searchsorted(self._times, until - self._shift, side="right"))
+            self._pass(min(reached, self._stop()))
+
+    def reach(self, now: int) -> int | str:
+        stop = self._stop()
+        self._pass(stop)
+        if stop == self._count:
+            self._size = min(LARGEST, 4 * self._size)
+            return self._plan(now)
+        return self._look_at(now)
+
+    # --- planning -------------------------------------------------------------------------------
+
+    def _plan(self, when: int) -> int:
+        """A window from the touch that is next, which comes at ``when``."""
+        at = self.at
+        gfns = self._gfns[at : at + self._size]
+        count = len(gfns)
+        hit, level = self.walker(self.root(), gfns, self._access[at : at + count])
+        if self.since >= 0:
+            # The touch that a fault was for: when it goes through is written down.
+            hit[0] = False
+        cost = np.full(count, self.costs.access, dtype=np.int64)
+        self._fills = []
+        self._filled = 0
+        room = self.costs.tlb_entries - len(self.tlb)
+        if room > 0:
+            self._plan_fills(gfns, hit, level, cost, room)
+        self._planned = {key for _, key, _ in self._fills}
+        self._times = np.empty(count, dtype=np.int64)
+        self._times[0] = when
+        steps = cost + self._thinks[at + 1 : at + count + 1]
+        np.cumsum(steps[:-1], out=self._times[1:])
+        self._times[1:] += when
+        self._after = int(self._times[-1] + steps[-1])
+        self._regions[:count] = gfns >> 9
+        self._regions[count:] = -1
+        self._stops = np.nonzero(~hit)[0].tolist()
+        self._next = 0
+        self._first, self._count, self._shift = at, count, 0
+        return self._due()
+
+    def _plan_fills(
+        self,
+        gfns: Ints,
+        hit: npt.NDArray[np.bool_],
+        level: Ints,
+        cost: Ints,
+        room: int,
+    ) -> None:
+        """Which hits cost a walk: first ones of pages that the TLB does not hold."""
+        where = np.nonzero(hit)[0]
+        keys = (gfns[where] >> 9 * (level[where] - 1)) | level[where] << _LEVEL_SHIFT
+        unique, first = np.unique(keys, return_index=True)
+        order = np.argsort(first)
+        tlb = self.tlb
+        for n in order.tolist():
+            key = int(unique[n])
+            if key in tlb:
+                continue
+            index = int(where[first[n]])
+            price = int(self._refills[key >> _LEVEL_SHIFT])
+            self._fills.append((index, key, price))
+            cost[index] += price
+            if len(self._fills) == room:
+                return
+
+    def _stop(self) -> int:
+        """The touch of the window, by its number there, up to which all is planned."""
+        return self._stops[self._next] if self._next < len(self._stops) else self._count
+
+    def _time(self, index: int) -> int:
+        """When a touch of the window, or the one after it, comes."""
+        if index < self._count:
+            return int(self._times[index]) + self._shift
+        return self._after + self._shift
+
+    def _due(self) -> int:
+        self.due = min(FOREVER, self._time(self._stop()))
+        return self.due
+
+    def _pass(self, index: int) -> None:
+        """All touches of the window before that one have hit."""
+        passed = self._first + index - self.at
+        if passed <= 0:
+            return
+        self.ledger.counts["GuestAccess"] += passed
+        while self._filled < len(self._fills) and self._fills[self._filled][0] < index:
+            _, key, price = self._fills[self._filled]
+            self.tlb.add(key)
+            self.ledger.stalled(REFILL, price)
+            self._filled += 1
+        self.at += passed
+        if self.at == len(self.gfns):
+            self._next_batch()
+
+    def unsettle(self, touches: list[int], by: SimThread) -> None:
+        """These touches of the window, in order, have to be looked at one by one."""
+        if not self._count:
+            return
+        # Of what happens at one time, the thread with the smaller number does it first.
+        side: Literal["left", "right"] = "left" if by.number < self.thread.number else "right"
+        here = int(np.searchsorted(self._times, by.now - self._shift, side=side))
+        here = max(here, self.at - self._first)
+        stops = self._stops
+        for index in touches[bisect_left(touches, here) :]:
+            at = bisect_left(stops, index, self._next)
+            if at == len(stops) or stops[at] != index:
+                stops.insert(at, index)
+        self._bring_forward(self.thread, self._due())
+
+    # --- one touch ------------------------------------------------------------------------------
+
+    def _look_at(self, now: int) -> int | str:
+        """The touch that is next, by what the tables say now."""
+        index = self.at - self._first
+        gfn, access = self.gfns[self.at], self.accesses[self.at]
+        hit, level, present = self._look(gfn, ACCESSES[access])
+        self.ledger.counts["GuestAccess"] += 1
+        if not hit:
+            if self.since < 0:
+                self.since = now
+            self.fault_gfn, self.fault_present = gfn, present
+            self.fault_access = ACCESSES[access]
+            over = -1 if present else self.macros.try_one(self, now, gfn, access)
+            if over < 0:
+                self.left = 0
+                self._count = 0
+                return FAULTS
+            now = over
+            hit, level, _ = self._look(gfn, ACCESSES[access])
+            assert hit
+            self.ledger.counts["GuestAccess"] += 1
+        if self.since >= 0:
+            self._fault_over(now)
+        refill, stale = self._fill(gfn, level)
+        self._advance()
+        due = now + self.costs.access + refill + self.left
+        if len(self.thread.step[self.vcpu.pml]) >= PML_ENTRIES:
+            self.left = due - now
+            self._count = 0
+            return PML_FULL
+        self._next += 1
+        if self.left >= FOREVER:
+            self.due, self._count = FOREVER, 0
+            return FOREVER
+        if self.at == 0 or stale or self._planned_fill(index):
+            return self._plan(due)
+        self._shift += due - self._time(index + 1)
+        return self._due()
+
+    def _look(self, gfn: int, kind: Access) -> tuple[bool, int, bool]:
+        fmt = self.kvm.format
+        level, _, spte = self.walker.find(self.root(), gfn)
+        if not fmt.is_shadow_present(spte):
+            return False, 0, False
+        if not fmt.allows(spte, kind) or (kind is Access.WRITE and not fmt.is_dirty(spte)):
+            return super()._look(gfn, kind)
+        return True, level, True
+
+    def _fill(self, gfn: int, level: int) -> tuple[int, bool]:
+        """The walk of a touch that is looked at by itself; whether that upsets the window."""
+        key = (gfn >> 9 * (level - 1)) | level << _LEVEL_SHIFT
+        room = self.costs.tlb_entries - len(self.tlb)
+        if key in self.tlb or room <= 0:
+            return 0, False
+        self.tlb.add(key)
+        refill = self.costs.refill(level)
+        self.ledger.stalled(REFILL, refill)
+        left = len(self._fills) - self._filled
+        return refill, key in self._planned or left >= room
+
+    def _planned_fill(self, index: int) -> bool:
+        """Whether the window has a walk for a touch that was looked at by itself after all."""
+        return self._filled < len(self._fills) and self._fills[self._filled][0] == index
+
+    # --- batches --------------------------------------------------------------------------------
+
+    def start(self, batches: Iterator[Touches]) -> None:
+        self.batches = batches
+        self._upcoming = self._following()
+        self._next_batch()
+
+    def _following(self) -> Touches | None:
+        return next((batch for batch in self.batches if len(batch.gfn)), None)
+
+    def _next_batch(self) -> None:
+        batch = self._upcoming
+        self.at = 0
+        if batch is None:
+            self.gfns, self.left = [], FOREVER
+            return
+        self._take(batch)
+        self._upcoming = following = self._following()
+        self._gfns = batch.gfn
+        self._access = batch.access
+        # After the last touch comes the next batch's first one.
+        think = FOREVER if following is None else int(following.think_ns[0])
+        self._thinks = np.append(batch.think_ns, think)
