@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
 
+from tdpmmu.scenarios.by_hand import World
 from tdpmmu.scenarios.nx_recovery import NxRecovery
 from tdpmmu.scenarios.question import EXIT_CODES, HOLDS, VACUOUS, VIOLATED, Question, ask
+from tdpmmu.scenarios.script import Script
 from tdpmmu.scenarios.thread_table import rows
-from tdpmmu.versions.registry import KERNELS
+from tdpmmu.versions.registry import KERNELS, kernel_class
 from tdpmmu.worlds.explore.engine import Budget
 
 TINY = NxRecovery(levels=2, roots=1, legacy=0, gfns=1, unmap=False)
@@ -139,3 +142,51 @@ def test_a_search_cut_short_is_not_vacuous_but_unfinished() -> None:
 
 def test_the_same_scenario_without_that_wish_holds() -> None:
     assert ask(Question(TINY, KERNELS["5.12"], "5.12")).status == HOLDS
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"huge_level": 0}, "huge_level must be 1 to 5, not 0"),
+        ({"pages": 0}, "pages must be 1 to 1000, not 0"),
+        ({"mmu_pages": -1}, "mmu_pages must be 0 to 1000, not -1"),
+        ({"flush": "none"}, "flush none: bare-metal or ranged"),
+        ({"slots": "0-9"}, "slot 0-9: the last gfn is 3"),
+        ({"slots": "0-1@3"}, "slot 0-1: the last host page is 3"),
+        ({"slots": "0-1 1-2"}, "slot 1-2 overlaps another"),
+        ({"setup": "r0", "levels": 4, "pages": 1}, "setup 'r0': it takes more than twice 1 page"),
+        ({"threads": "shadow0: r0", "tables": "9: 0 1"}, "guest table 9: the last gfn is 3"),
+        ({"threads": "vcpu0: w0 unload w0"}, "vcpu0: nothing can come after 'unload'"),
+        ({"threads": "vcpu0: unload:1"}, "step 'unload:1': it takes no arguments"),
+        ({"threads": "host: zap-range:1-0"}, "'zap-range:1-0': gfns 1-0: the last comes before"),
+        ({"threads": "vcpu0: invlpg:0"}, "only a vCPU that pages (shadowN) can do this"),
+        ({"threads": "shadow0: prefault:0", "tables": "2: 0"}, "KVM prefaults with TDP only"),
+        ({"threads": "user: slot-create:2-4"}, "slot 2-4: the last gfn is 3"),
+        ({"threads": "user: set-period:-1"}, "period -1: milliseconds, from 0"),
+    ],
+)
+def test_a_script_that_makes_no_sense_is_one_line(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        Script(**changed).build(kernel_class("6.12"))
+    assert "\n" not in str(refused.value)
+
+
+def slots_after(threads: str, slots: str, kernel: str) -> list[tuple[int, int]]:
+    """The memslots that there are when the first thread, alone, is through: gfns."""
+    script = Script(threads=threads, slots=slots)
+    world = World(Question(script, kernel_class(kernel), kernel))
+    while world.threads[0].alternatives:
+        world.move(0)
+    assert world.threads[0].op is None
+    kvm = script.build(kernel_class(kernel)).kvm
+    cell = kvm.memslots[0]
+    return [(slot.base_gfn, slot.end - 1) for slot in world.state[cell.chunk][cell.offset].slots]
+
+
+@pytest.mark.parametrize("kernel", ["5.12", "6.1", "6.12", "6.18"])
+def test_slots_are_not_put_over_each_other(kernel: str) -> None:
+    assert slots_after("user: slot-create:1-2", "0-1", kernel) == [(0, 1)]
+    assert slots_after("user: slot-create:2-3", "0-1", kernel) == [(0, 1), (2, 3)]
+    assert slots_after("user: slot-move:0>1", "0-1 2-3", kernel) == [(0, 1), (2, 3)]
+    assert slots_after("user: slot-move:0>3", "0-1", kernel) == [(0, 1)]
+    assert slots_after("user: slot-move:0>1", "0-1", kernel) == [(1, 2)]

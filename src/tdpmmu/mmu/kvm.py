@@ -55,7 +55,12 @@ class Memslot:
 
     def covers(self, gfn: int) -> bool:
         """Whether a gfn lies in it."""
-        return self.base_gfn <= gfn < self.base_gfn + self.npages
+        return self.base_gfn <= gfn < self.end
+
+    @property
+    def end(self) -> int:
+        """One past the last gfn."""
+        return self.base_gfn + self.npages
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,14 @@ class Memslots:
     def find(self, gfn: int) -> Memslot | None:
         """``__gfn_to_memslot``."""
         return next((slot for slot in self.slots if slot.covers(gfn)), None)
+
+    def overlap(self, new: Memslot, old: Memslot | None = None) -> bool:
+        """``kvm_check_memslot_overlap``: ``new``, in the place of ``old``, meets another slot."""
+        return any(
+            slot.base_gfn < new.end and new.base_gfn < slot.end
+            for slot in self.slots
+            if slot != old
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,25 +75,34 @@ class MemslotUpdates(Notifier):
         await kvm.slots_lock.unlock()
 
     async def move_memslot(self, as_id: int, gfn: int, to: int) -> None:
-        """Move the slot that has ``gfn`` to start at gfn ``to``; its host pages stay."""
+        """Move the slot that has ``gfn`` to start at gfn ``to``; its host pages stay.
+
+        Nothing is done (-EEXIST, -EINVAL) if another slot is there, or the VM's gfns end.
+        """
         kvm = self.kvm
         await kvm.slots_lock.lock()
         old = await Read(kvm.memslots[as_id])
         slot = old.find(gfn)
-        if slot is not None:
+        moved = None if slot is None else replace(slot, base_gfn=to)
+        if slot is not None and moved is not None and self.fits(old, moved, slot):
             await self.invalidate_memslot(slot)
-            moved = tuple(replace(s, base_gfn=to) if s == slot else s for s in old.slots)
-            await self.swap_active_memslots(as_id, moved)
+            slots = tuple(moved if s == slot else s for s in old.slots)
+            await self.swap_active_memslots(as_id, slots)
         await kvm.slots_lock.unlock()
 
     async def create_memslot(self, slot: Memslot) -> None:
-        """Add a slot."""
+        """Add a slot; nothing is done (-EEXIST) if another is there."""
         kvm = self.kvm
         await kvm.slots_lock.lock()
         old = await Read(kvm.memslots[slot.as_id])
-        await self.swap_active_memslots(slot.as_id, (*old.slots, slot))
-        await Emit(MemslotCreated(slot.as_id, slot.base_gfn, slot.npages))
+        if self.fits(old, slot):
+            await self.swap_active_memslots(slot.as_id, (*old.slots, slot))
+            await Emit(MemslotCreated(slot.as_id, slot.base_gfn, slot.npages))
         await kvm.slots_lock.unlock()
+
+    def fits(self, slots: Memslots, new: Memslot, old: Memslot | None = None) -> bool:
+        """Whether ``new`` can be added, or take the place of ``old``."""
+        return new.end <= self.kvm.geometry.max_gfn and not slots.overlap(new, old)
 
     async def flush_shadow_memslot(self, slot: Memslot) -> None:
         """``kvm_arch_flush_shadow_memslot``."""

@@ -25,7 +25,7 @@ from tdpmmu.arch.guest import GuestPaging
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import Park
 from tdpmmu.arch.spte import SpteFormat, spte_format
-from tdpmmu.arch.table import SetPrivate, TablePage
+from tdpmmu.arch.table import PoolExhausted, SetPrivate, TablePage
 from tdpmmu.events.records import (
     DirtyLogChanged,
     Event,
@@ -39,12 +39,8 @@ from tdpmmu.machine.state import State
 from tdpmmu.machine.thread import Machine, Thread
 from tdpmmu.mmu.ageing import NO_AD_BITS
 from tdpmmu.mmu.apic_page import APIC_ACCESS_PAGE
-from tdpmmu.mmu.dirty_log import INITIALLY_SET, MANUAL_PROTECT
-from tdpmmu.mmu.kvm import Config, Kvm
+from tdpmmu.mmu.kvm import Config, Kvm, Memslot
 from tdpmmu.mmu.log_protect import PML
-from tdpmmu.mmu.mmio import MMIO
-from tdpmmu.mmu.page_split import NO_EAGER_PAGE_SPLIT
-from tdpmmu.mmu.ring import DIRTY_RING
 from tdpmmu.mmu.roots import NO_TDP_MMU
 from tdpmmu.scenarios.actions import table
 from tdpmmu.scenarios.actions.base import Context, Run, access, parse_slot
@@ -52,18 +48,17 @@ from tdpmmu.scenarios.actions.dirty_log import SPLITS
 from tdpmmu.scenarios.base import Built, MmuClass
 from tdpmmu.scenarios.guest_tables import parse_root, parse_tables
 from tdpmmu.scenarios.nx_recovery import ThreadEnds, WarmTlb
-from tdpmmu.versions.linux_6_12 import NO_SLOT_ZAP_ALL
+from tdpmmu.scenarios.script_limits import (
+    check_sizes,
+    check_slots,
+    check_steps,
+    check_tables,
+    options,
+)
 from tdpmmu.worlds.sequential import Stuck, run
 
 _ACCESS = re.compile(r"([rwx]+)(\d+(?:-\d+)?)$")
 _VCPU = re.compile(r"(vcpu|smm|l2-|shadow)(\d+)$")
-
-
-OPTIONS = (
-    APIC_ACCESS_PAGE, DIRTY_RING, INITIALLY_SET, MANUAL_PROTECT, MMIO, NO_AD_BITS,
-    NO_EAGER_PAGE_SPLIT, NO_SLOT_ZAP_ALL, NO_TDP_MMU, PML,
-)  # fmt: skip
-"""What ``options`` may hold; each is defined where the MMU asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,21 +142,21 @@ class _Builder:
     kvm: Any = None
     mmu: Any = None
     prologue: list[Event] = field(default_factory=list)
+    slots: tuple[Memslot, ...] = ()
     tables: dict[int, tuple[int, ...]] = field(default_factory=dict)
     paging: dict[int, GuestPaging] = field(default_factory=dict)
 
     def build(self) -> Built:
         script = self.script
         threads = programs(script.threads)
-        if script.flush not in ("bare-metal", "ranged"):
-            raise ValueError(f"flush {script.flush}: bare-metal or ranged")
-        if script.resched not in ("any", "contended"):
-            raise ValueError(f"resched {script.resched}: any or contended")
+        check_sizes(script)
         spaces = sorted({p.as_id for p in threads if p.vcpu >= 0} | set(self.setup_spaces()))
         spaces = spaces or [0]
         vcpus = [p for p in threads if p.vcpu >= 0]
         parked = [s for s in spaces if not any(p.as_id == s for p in vcpus)]
         self.parse_tables(threads)
+        self.slots = tuple(parse_slot(text) for text in script.slots.split())
+        check_slots(self.slots, Geometry(script.levels, script.fanout).max_gfn)
         sizes = [script.pages if p.vcpu >= 0 or p.splits else 0 for p in threads]
         state = self.set_up(threads, spaces, parked, [*sizes, script.pages * 2])
         used = sum(state[p.state.chunk][p.state.offset] != FREE for p in self.kvm.pools[-1])
@@ -193,6 +188,7 @@ class _Builder:
             if vcpu is not None:
                 vcpu.thread = vcpu.pool = number
             context = Context(kvm, mmu, number, vcpu, program.as_id)
+            check_steps(program.name, program.steps)
             bodies = tuple(step(context, text) for text in program.steps)
             made.append(Thread(program.name, _start(ends, bodies, vcpu)))
         made.append(Thread("teardown", teardown, alone=True))
@@ -211,6 +207,7 @@ class _Builder:
         """The guest's page tables, and which of them each vCPU that pages has for a root."""
         script = self.script
         self.tables = parse_tables(script.tables, script.fanout)
+        check_tables(self.tables, Geometry(script.levels, script.fanout).max_gfn)
         paging = [p for p in threads if p.paging]
         if paging and not self.tables:
             raise ValueError(f"{paging[0].name} needs guest page tables, as in tables='2: 0 1'")
@@ -222,23 +219,11 @@ class _Builder:
 
     def spte_format(self) -> SpteFormat:
         """The CPU's format; ``no-ad-bits`` takes accessed and dirty bits from it."""
-        options = self.options()
-        ad_bits = NO_AD_BITS not in options
-        if not ad_bits and PML in options:
+        switches = options(self.script)
+        ad_bits = NO_AD_BITS not in switches
+        if not ad_bits and PML in switches:
             raise ValueError(f"options {PML} and {NO_AD_BITS} exclude each other")
         return spte_format(self.script.format, self.mmu_class.spte_kernel, ad_bits=ad_bits)
-
-    def options(self) -> frozenset[str]:
-        """The switches of the VM; ValueError for one that nothing in the MMU asks for."""
-        names = self.script.options.split()
-        for name in names:
-            if name not in OPTIONS:
-                near = difflib.get_close_matches(name, OPTIONS, n=2)
-                known = (
-                    f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(OPTIONS)}"
-                )
-                raise ValueError(f"options: no such option {name!r}; {known}")
-        return frozenset(names)
 
     def setup_spaces(self) -> list[int]:
         return [1 for text in self.script.setup.split() if text.startswith("1:")]
@@ -260,9 +245,9 @@ class _Builder:
                 ranged_flush=script.flush == "ranged",
                 queued_locks=script.resched == "contended",
                 lockless_nx_flag=self.mmu_class.lockless_nx_flag,
-                slots=tuple(parse_slot(text) for text in script.slots.split()) or None,
-                options=self.options(),
-                shadow_pages=bool(self.tables) or NO_TDP_MMU in self.options(),
+                slots=self.slots or None,
+                options=options(self.script),
+                shadow_pages=bool(self.tables) or NO_TDP_MMU in options(self.script),
                 guest_tables=tuple(self.tables.items()),
                 mmu_pages=script.mmu_pages,
             )
@@ -276,6 +261,10 @@ class _Builder:
         body = self.first_steps(kvm, self.mmu, len(threads), spaces, where)
         try:
             state, self.prologue = run(body, kvm.layout.initial(), len(threads) + 1)
+        except PoolExhausted as error:
+            raise ValueError(
+                f"setup {script.setup!r}: it takes more than twice {script.pages} page table pages"
+            ) from error
         except Stuck as error:
             raise ValueError(
                 f"setup {script.setup!r}: it has to {error}, and nobody else runs yet; "

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.spte import Access
 from tdpmmu.mmu.kvm import Kvm, Memslot
+from tdpmmu.scenarios.script_limits import check_slots
 
 Run = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -34,6 +36,13 @@ class Context:
             raise ValueError("only a vCPU can do this")
         return self.vcpu
 
+    def need_paging(self) -> VcpuCells:
+        """The vCPU, if its page tables are the guest's own, which KVM shadows."""
+        vcpu = self.need_vcpu()
+        if vcpu.paging is None:
+            raise ValueError("only a vCPU that pages (shadowN) can do this")
+        return vcpu
+
     def gfn(self, text: str) -> int:
         """A gfn of this VM."""
         number = integer(text, "gfn")
@@ -45,10 +54,25 @@ class Context:
         """``2`` or ``0-3``."""
         first, dash, last = text.partition("-")
         start = self.gfn(first)
-        return tuple(range(start, self.gfn(last) + 1)) if dash else (start,)
+        end = self.gfn(last) if dash else start
+        if end < start:
+            raise ValueError(f"gfns {text}: the last comes before the first")
+        return tuple(range(start, end + 1))
 
 
 Action = Callable[[Context, str], Run]
+
+
+def alone(action: Callable[[Context], Run]) -> Action:
+    """An action that takes no arguments."""
+
+    @wraps(action)
+    def refuse_arguments(context: Context, text: str) -> Run:
+        if text:
+            raise ValueError("it takes no arguments")
+        return action(context)
+
+    return refuse_arguments
 
 
 def integer(text: str, what: str) -> int:
@@ -82,7 +106,8 @@ def take_back(context: Context, text: str) -> Run:
     return lambda: context.mmu.host_takes_back(gfn)
 
 
-def recover(context: Context, text: str) -> Run:
+@alone
+def recover(context: Context) -> Run:
     """``recover``: one round of the NX recovery worker."""
     return lambda: context.mmu.recover_nx_lpages()
 
@@ -113,10 +138,12 @@ def slot_move(context: Context, text: str) -> Run:
 def slot_create(context: Context, text: str) -> Run:
     """``slot-create:AS/FIRST-LAST``: add a memslot; its host pages have the gfns' numbers."""
     slot = parse_slot(text)
+    check_slots([slot], context.kvm.geometry.max_gfn)
     return lambda: context.mmu.create_memslot(slot)
 
 
-def zap_all(context: Context, text: str) -> Run:
+@alone
+def zap_all(context: Context) -> Run:
     """``zap-all-fast``: ``kvm_mmu_zap_all_fast``."""
     return lambda: context.mmu.zap_all_under_slots_lock()
 
@@ -127,7 +154,8 @@ def zap_range(context: Context, text: str) -> Run:
     return lambda: context.mmu.zap_gfn_range_all(gfns[0], gfns[-1] + 1)
 
 
-def unload(context: Context, text: str) -> Run:
+@alone
+def unload(context: Context) -> Run:
     """``unload``: the vCPU gives its root up for good (``kvm_mmu_unload``)."""
     vcpu = context.need_vcpu()
     return lambda: context.mmu.unload_root(vcpu)
@@ -136,6 +164,8 @@ def unload(context: Context, text: str) -> Run:
 def prefault(context: Context, text: str) -> Run:
     """``prefault:GFN``: ``KVM_PRE_FAULT_MEMORY`` of a gfn for reading."""
     vcpu = context.need_vcpu()
+    if vcpu.paging is not None:
+        raise ValueError("KVM prefaults with TDP only, not where it shadows page tables")
     gfn, as_id, pool = context.gfn(text), context.as_id, context.pool
     return lambda: context.mmu.pre_fault_memory(vcpu, gfn, as_id, pool)
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tdpmmu.mmu.ring import DIRTY_RING, SIZE
-from tdpmmu.scenarios.actions.base import Action, Context, Run, slot_of
+from tdpmmu.scenarios.actions.base import Action, Context, Run, alone, slot_of
 
 SPLITS = ("log-on", "clear-log", "reset-rings")
 """Actions that may split huge pages."""
@@ -38,13 +38,15 @@ def clear_log(context: Context, text: str) -> Run:
     return lambda: context.mmu.clear_dirty_log(as_id, gfns, context.pool)
 
 
-def harvest(context: Context, text: str) -> Run:
+@alone
+def harvest(context: Context) -> Run:
     """``harvest``: userspace takes what the vCPUs' dirty rings have."""
     mmu = need_rings(context)
     return lambda: mmu.harvest_all()
 
 
-def reset_rings(context: Context, text: str) -> Run:
+@alone
+def reset_rings(context: Context) -> Run:
     """``reset-rings``: ``KVM_RESET_DIRTY_RINGS``."""
     mmu = need_rings(context)
     return lambda: mmu.reset_dirty_rings(context.pool)

@@ -6,7 +6,7 @@ import re
 
 from tdpmmu.arch.guest import parse_gpte
 from tdpmmu.arch.spte import Access
-from tdpmmu.scenarios.actions.base import Action, Context, Run, integer
+from tdpmmu.scenarios.actions.base import Action, Context, Run, alone, integer
 
 _STORE = re.compile(r"(\d+)\[(\d+)\]=(\S+)$")
 
@@ -37,14 +37,15 @@ def host_set(context: Context, text: str) -> Run:
 
 def invlpg(context: Context, text: str) -> Run:
     """``invlpg:ADDRESS``: the guest flushes one address from its TLB."""
-    vcpu = context.need_vcpu()
+    vcpu = context.need_paging()
     address = context.gfn(text)
     return lambda: context.mmu.invlpg(vcpu, address)
 
 
-def cr3(context: Context, text: str) -> Run:
+@alone
+def cr3(context: Context) -> Run:
     """``cr3``: the guest loads CR3 with the value that it has: it flushes its TLB."""
-    vcpu = context.need_vcpu()
+    vcpu = context.need_paging()
     return lambda: context.mmu.load_cr3(vcpu)
 
 
