@@ -67,6 +67,9 @@ def check(
         Path | None, typer.Option(help="Go on with the search in this file, and save it there.")
     ] = None,
     every: Annotated[float, typer.Option("--every", help="Seconds between checkpoints.")] = 60,
+    workers: Annotated[
+        int, typer.Option(help="Processes that search together; 0: one for each core.")
+    ] = 1,
     stats: Annotated[
         bool, typer.Option("--stats", help="More figures; small ones also without reduction.")
     ] = False,
@@ -139,7 +142,9 @@ def check(
         if checkpoint is not None and resume is not None:
             raise UsageError("--resume goes on saving to its own file; leave --checkpoint out")
         keeper = open_checkpoint(question, checkpoint, resume, every, (first, reduce))
-    verdict = run(question, budget, first=first, reduce=reduce, loop=loop, keeper=keeper)
+    verdict = run(
+        question, budget, first=first, reduce=reduce, loop=loop, keeper=keeper, workers=workers
+    )
     unreduced = _unreduced(question, verdict) if stats and reduce else None
     if as_json:
         import json
@@ -265,11 +270,13 @@ def run(
     reduce: bool,
     loop: str = "auto",
     keeper: Checkpoint | None = None,
+    workers: int = 1,
 ) -> Verdict:
     """Explore with progress on a terminal; errors in the user's code are one line."""
     import sys
 
     from tdpmmu.arch.table import PoolExhausted
+    from tdpmmu.distribute.executor import DistributeError
     from tdpmmu.scenarios.question import ask
     from tdpmmu.worlds.explore.engine import COMPILED, LOOPS, can_compile
     from tdpmmu.worlds.explore.position import UnsupportedPosition
@@ -278,7 +285,8 @@ def run(
         raise UsageError(f"--loop: expected {', '.join(LOOPS)}, not {loop!r}")
     if loop == COMPILED and not can_compile():
         raise UsageError("--loop compiled needs numba: pip install 'tdpmmu[fast]'")
-    failures: tuple[type[Exception], ...] = (UnsupportedPosition, PoolExhausted)
+    workers = _workers(workers, loop, keeper is not None)
+    failures: tuple[type[Exception], ...] = (UnsupportedPosition, PoolExhausted, DistributeError)
     if keeper is not None:
         from tdpmmu.worlds.explore.fast.checkpoint import CheckpointError
 
@@ -303,12 +311,33 @@ def run(
             progress=show,
             loop=loop,
             keeper=keeper,
+            workers=workers,
         )
-    except (UnsupportedPosition, PoolExhausted) as error:
+    except failures as error:
         raise UsageError(str(error)) from None
     finally:
         if show is not None:
             sys.stderr.write("\r\x1b[K")
+
+
+def _workers(asked: int, loop: str, kept: bool) -> int:
+    """How many processes are to search."""
+    from tdpmmu.distribute.processes import cores, forks
+    from tdpmmu.worlds.explore.engine import PLAIN, can_compile
+
+    if asked < 0:
+        raise UsageError(f"--workers: expected a number of processes, or 0 for all, not {asked}")
+    workers = asked or cores()
+    if workers > 1:
+        if loop == PLAIN:
+            raise UsageError("--workers: the plain loop is one process")
+        if kept:
+            raise UsageError("--workers: checkpoints are kept by one worker only")
+        if not can_compile():
+            raise UsageError("--workers needs numba: pip install 'tdpmmu[fast]'")
+        if not forks():
+            raise UsageError("--workers: this system cannot fork processes")
+    return workers
 
 
 def exit_code(verdict: Verdict) -> int:

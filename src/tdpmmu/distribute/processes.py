@@ -27,10 +27,14 @@ def processes(workers: int) -> PoolExecutor:
     return PoolExecutor(pool, workers, (BrokenProcessPool,))
 
 
+def forks() -> bool:
+    """Whether workers can begin as copies of this process."""
+    return "fork" in multiprocessing.get_all_start_methods()
+
+
 def context() -> multiprocessing.context.BaseContext:
     """Workers that share what was imported already, where the system has them."""
-    methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("fork" if "fork" in methods else None)
+    return multiprocessing.get_context("fork" if forks() else None)
 
 
 def follow_parent() -> None:

@@ -114,21 +114,34 @@ def ask(
     progress: Progress | None = None,
     loop: str = AUTO,
     keeper: Checkpoint | None = None,
+    workers: int = 1,
 ) -> Verdict:
-    """Explore and judge."""
+    """Explore and judge.  The verdict does not depend on how many ``workers`` do it."""
     from tdpmmu.scenarios.token import make
 
     built = question.build()
     with no_collection():
-        explorer = explore(
-            built.machine,
-            reduce=reduce,
-            budget=budget,
-            first=first,
-            progress=progress,
-            loop=loop,
-            keeper=keeper,
-        )
+        if workers > 1:
+            from tdpmmu.worlds.explore.parallel.search import explore_on
+
+            explorer = explore_on(
+                built.machine,
+                workers,
+                reduce=reduce,
+                budget=budget,
+                first=first,
+                progress=progress,
+            )
+        else:
+            explorer = explore(
+                built.machine,
+                reduce=reduce,
+                budget=budget,
+                first=first,
+                progress=progress,
+                loop=loop,
+                keeper=keeper,
+            )
         result = explorer.result
         if question.properties in ("all", "harm"):
             result.liveness = check_progress(explorer)
