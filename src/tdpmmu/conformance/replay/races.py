@@ -34,6 +34,10 @@ def find_publications(calls: Iterable[Call]) -> int:
             and call.slot.covers(fault.page)
             and _SIGNS[call.kind](fault, huge)
         ]
+        # SRCU readers that go on beyond that moment cannot have begun before the publication.
+        lines += [
+            fault.record.line for fault in faults if since < fault.record.line < until < fault.last
+        ]
         if lines:
             call.published = min(lines)
             found += 1

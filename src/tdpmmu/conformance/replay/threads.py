@@ -348,7 +348,8 @@ class Threads:
         if self.legacy:
             call.see(record.line, fields)
         else:
-            call.over = True
+            # Where the leaf was there already this is all that tells when it was looked for.
+            call.last, call.over = record.line, True
 
     def _page(self, record: Record) -> None:
         """A shadow page is found, made or zapped."""
