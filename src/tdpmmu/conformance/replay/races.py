@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from tdpmmu.arch.spte import Access
 from tdpmmu.conformance.replay.calls import Call, Kind
 from tdpmmu.conformance.replay.freezes import Freeze
-from tdpmmu.trace.fields import SpteChange
+from tdpmmu.trace.fields import SetSpte, SpteChange
 
 _HUGE = 512
 
@@ -57,8 +57,10 @@ def _shows_logging(fault: Call, huge: set[int]) -> bool:
 
 
 def _shows_no_logging(fault: Call, huge: set[int]) -> bool:
-    """It asks for a huge page."""
-    return fault.requested is not None and fault.requested.level > 1
+    """It asks for a huge page, or prefetches what is around its own."""
+    assert fault.requested is not None
+    prefetches = any(isinstance(one, SetSpte) and one.gfn != fault.page for _, one in fault.seen)
+    return fault.requested.level > 1 or prefetches
 
 
 def _shows_slot(fault: Call, huge: set[int]) -> bool:
