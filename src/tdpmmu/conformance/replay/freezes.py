@@ -1,7 +1,8 @@
 """How long entries stay frozen, as far as the trace of the freezer tells.
 
 ``tdp_mmu_zap_spte_atomic`` up to 6.9 traces present to frozen, flushes, and then writes the
-non-present value without a trace: at some time before its thread does something else.
+non-present value without a trace: at some time before its thread does something else.  From 6.10 on
+it freezes without a trace, flushes, and traces present to non-present.
 """
 
 from __future__ import annotations
@@ -38,25 +39,38 @@ class Freezes:
     def __init__(self, fmt: SpteFormat) -> None:
         self.found: list[Freeze] = []
         self._format = fmt
+        self._flushes_first = fmt.nonpresent != 0
         self._open: dict[int, Freeze] = {}
+        self._last: dict[int, int] = {}
+        self._flushes: set[int] = set()
 
     def hear(self, record: Record) -> None:
         """The next record: after its flush a thread has nothing to do with an entry but thaw it."""
-        freeze = self._open.get(record.pid)
-        if freeze is None:
-            return
-        fields = record.fields
+        pid, fields = record.pid, record.fields
+        if isinstance(fields, SpteChange):
+            self._changed(record, fields)
+        freeze = self._open.get(pid)
         if isinstance(fields, FunctionCall | Probe) and fields.function.startswith(_FLUSHES):
-            freeze.flushed = True
-        elif freeze.flushed:
+            self._flushes.add(pid)
+            if freeze is not None:
+                freeze.flushed = True
+            return
+        self._flushes.discard(pid)
+        self._last[pid] = record.line
+        if freeze is not None and freeze.flushed:
             freeze.end = record.line
-            del self._open[record.pid]
+            del self._open[pid]
 
-    def changed(self, record: Record, change: SpteChange) -> None:
+    def _changed(self, record: Record, change: SpteChange) -> None:
         """A change; the entries of a removed table are not thawed."""
-        fmt = self._format
-        present = fmt.is_shadow_present(change.old)
-        if present and fmt.is_frozen(change.new) and record.pid not in self._open:
-            freeze = Freeze(record.pid, change.gfn, change.level, record.line)
-            self._open[record.pid] = freeze
+        fmt, pid = self._format, record.pid
+        if not fmt.is_shadow_present(change.old):
+            return
+        freeze = Freeze(pid, change.gfn, change.level, record.line)
+        if self._flushes_first:
+            if pid in self._flushes and change.new == fmt.nonpresent:
+                freeze.start, freeze.end = self._last.get(pid, 0), record.line
+                self.found.append(freeze)
+        elif fmt.is_frozen(change.new) and pid not in self._open:
+            self._open[pid] = freeze
             self.found.append(freeze)

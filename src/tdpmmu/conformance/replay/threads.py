@@ -307,7 +307,6 @@ class Threads:
         change = parse_fields(record, self._reader)
         assert isinstance(change, SpteChange)
         self.root_level = max(self.root_level, change.level)
-        self._freezes.changed(record, change)
         call = self._current(record)
         call.see(record.line, change)
         fmt = self._format
