@@ -34,9 +34,10 @@ from tdpmmu.kernel import locks
 from tdpmmu.kernel.locks import RwLock, SpinLock, UnderSpin, UnderWriteLock
 from tdpmmu.machine import op
 from tdpmmu.machine.ghost import DISCIPLINE, HARM
-from tdpmmu.machine.op import BOTH, LEFT, RIGHT, Choose, Read, Step, WaitUntil, Write
+from tdpmmu.machine.op import BOTH, LEFT, RIGHT, Choose, Read, WaitUntil, Write
 from tdpmmu.machine.state import Layout, State
 from tdpmmu.machine.thread import Machine
+from tdpmmu.worlds.explore import turn
 from tdpmmu.worlds.explore.engine import Counterexample, Explorer, explore
 from tdpmmu.worlds.explore.reference import (
     PlainResult,
@@ -366,14 +367,14 @@ def _always(answer: Any) -> Callable[..., Any]:
     return lambda *_: answer
 
 
-def _copy(step: Step) -> Step:
+def _copy(way: turn._Way) -> turn._Way:
     """The other outcomes of a choice see what the first one did."""
-    other = COPY(step)
-    other.chunks = step.chunks
+    other = COPY(way)
+    other.row, other.changes = way.row, way.changes
     return other
 
 
-COPY = Step.copy
+COPY = turn._Way.copy
 
 BROKEN: dict[str, tuple[Sequence[str], type[Any], str, Callable[..., Any]]] = {
     "reads in any order": (PLAIN, op.Read, "mover", _always(BOTH)),
@@ -382,7 +383,7 @@ BROKEN: dict[str, tuple[Sequence[str], type[Any], str, Callable[..., Any]]] = {
     "a cmpxchg that comes with what precedes": (PLAIN, op.CmpXchg, "mover", _always(LEFT)),
     "waiting that nobody sees": (CHOICES, op.WaitUntil, "mover", _always(RIGHT)),
     "one outcome of each choice": (CHOICES, op.Choose, "alternatives", _always(1)),
-    "outcomes that share a state": (CHOICES, Step, "copy", _copy),
+    "outcomes that share a state": (CHOICES, turn._Way, "copy", _copy),
     "releases that wait": (LOCKING, locks.SpinRelease, "mover", _always(RIGHT)),
     "early acquisitions": (LOCKING, locks.SpinAcquire, "mover", _always(LEFT)),
     "a queue that nobody joins": (LOCKING, locks.NeedBreak, "mover", _always(BOTH)),

@@ -44,7 +44,6 @@ class Step:
         "ghosts",
         "looked",
         "nested",
-        "noted",
         "thread",
         "violations",
     )
@@ -57,24 +56,9 @@ class Step:
         self.ghosts = ghosts
         self.events: list[Event] = []
         self.violations: list[tuple[Ghost, str]] = []
-        self.noted = 0
         self.looked: set[int] = set()
         self.broken: list[Guard] = []
         self.nested: list[tuple[str, str, Guard]] = []
-
-    def copy(self) -> Step:
-        """An independent step from here on (for the other outcomes of a choice)."""
-        other = Step.__new__(Step)
-        other.chunks = self.chunks.copy()
-        other.thread = self.thread
-        other.ghosts = self.ghosts
-        other.events = self.events.copy()
-        other.violations = self.violations.copy()
-        other.noted = self.noted
-        other.looked = self.looked
-        other.broken = self.broken.copy()
-        other.nested = self.nested.copy()
-        return other
 
     def __getitem__(self, cell: Cell) -> Any:
         chunk = cell.chunk

@@ -53,11 +53,6 @@ class ChunkView(dict[int, tuple[Any, ...]]):
         value = self[index] = self.values_of[index][self.shared[index]]
         return value
 
-    def copy(self) -> ChunkView:
-        other = ChunkView(self.values_of, self.shared)
-        other.update(self)
-        return other
-
     def changes(self) -> list[tuple[int, tuple[Any, ...]]]:
         """The chunks that are not what they were."""
         values_of, shared = self.values_of, self.shared

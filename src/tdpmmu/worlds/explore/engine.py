@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
+from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.position import Positions
-from tdpmmu.worlds.explore.turn import Choices, Mistrust, Segment, Turn, Turns
+from tdpmmu.worlds.explore.turn import Choices, Segment, Turn, Turns
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
@@ -206,7 +207,7 @@ class Explorer:
             result.positions = [len(p) for p in self.positions]
             result.replays = sum(p.replays for p in self.positions)
             result.segments_run = self.turns.segments_run
-            result.unseen = tuple(self.turns.unseen)
+            result.unseen = self.turns.unseen
             result.seconds = time.monotonic() - began
         return result
 

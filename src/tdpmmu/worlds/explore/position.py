@@ -557,6 +557,10 @@ class Positions:
         """The pending operation; None if the thread has finished or raised."""
         return self._ops[pos]
 
+    def op_key(self, pos: int) -> Hashable:
+        """What tells the pending operation from others."""
+        return self._keys[pos][-1]
+
     def next(self, pos: int, result: Any) -> int:
         """The position after the pending operation returned ``result``."""
         kind = type(result)

@@ -12,16 +12,16 @@ all states that agree on those: MMU code runs once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Generic, TypeVar, cast
 
 from tdpmmu.events.records import Event, GuestAccess, HostPageReused, NxPageRecovered
-from tdpmmu.machine.ghost import HARM, Ghost
-from tdpmmu.machine.op import BOTH, LEFT, NEITHER, RIGHT, Choose, Op, Step
+from tdpmmu.machine.ghost import Ghost
+from tdpmmu.machine.op import LEFT, NEITHER, RIGHT
 from tdpmmu.machine.thread import Machine
-from tdpmmu.worlds.explore.chunks import ChunkTable, ChunkView, Shared
+from tdpmmu.worlds.explore.acts import Act, Acts, Violations
+from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
+from tdpmmu.worlds.explore.memo import Memo
 from tdpmmu.worlds.explore.position import Positions
 
 LONGEST_TURN = 20_000
@@ -29,13 +29,6 @@ LONGEST_TURN = 20_000
 
 SEGMENT = 6
 """Operations in one segment: enough to be worth a look-up, few enough to look at little."""
-
-
-class Mistrust(Exception):
-    """A guard was not kept to; it has lost its trust, and the search has to start again."""
-
-
-Violations = tuple[tuple[Ghost, str], ...]
 
 
 @dataclass(slots=True)
@@ -99,39 +92,37 @@ class Choices:
     chunks: tuple[int, ...]
 
 
-_Found = TypeVar("_Found")
+@dataclass(slots=True)
+class _Way:
+    """How far a segment has come: shared state, what of it has changed, what happened."""
 
+    row: list[int]
+    changes: dict[int, int]
+    done: tuple[int, ...]
+    events: tuple[Event, ...]
+    violations: Violations
+    harm: bool
 
-def _nothing(shared: Shared) -> object:
-    return None
+    def copy(self) -> _Way:
+        return _Way(
+            self.row.copy(),
+            self.changes.copy(),
+            self.done,
+            self.events,
+            self.violations,
+            self.harm,
+        )
 
-
-class _Known(Generic[_Found]):
-    """What is known of one place in a thread, by the chunks that it depends on."""
-
-    __slots__ = ("by_chunks",)
-
-    def __init__(self) -> None:
-        self.by_chunks: dict[
-            tuple[int, ...], tuple[Callable[[Shared], object], dict[object, _Found]]
-        ] = {}
-
-    def find(self, shared: Shared, looked: set[int] | None = None) -> _Found | None:
-        for chunks, (these, known) in self.by_chunks.items():
-            found = known.get(these(shared))
-            if found is not None:
-                if looked is not None:
-                    looked.update(chunks)
-                return found
-        return None
-
-    def add(self, looked: set[int], shared: Shared, found: _Found) -> None:
-        chunks = tuple(sorted(looked))
-        entry = self.by_chunks.get(chunks)
-        if entry is None:
-            these = itemgetter(*chunks) if chunks else _nothing
-            entry = self.by_chunks[chunks] = (these, {})
-        entry[1][entry[0](shared)] = found
+    def add(self, act: Act, alternative: int) -> None:
+        """One operation more."""
+        for index, number in act.changes:
+            self.row[index] = self.changes[index] = number
+        self.done = (*self.done, alternative)
+        if act.events:
+            self.events += act.events
+        if act.violations:
+            self.violations += act.violations
+            self.harm = self.harm or act.harm
 
 
 _Point = tuple[Shared, tuple[int, bool, bool]]
@@ -151,16 +142,18 @@ class Turns:
     ) -> None:
         self._machine = machine
         self._positions = positions
-        self._chunks = chunks
-        self._listeners = machine.listeners()
         self._reduce = reduce
-        self._known: list[dict[tuple[int, bool, bool], _Known[tuple[Segment, ...]]]] = [
+        self.acts = Acts(machine, positions, chunks, reduce=reduce)
+        self._known: list[dict[tuple[int, bool, bool], Memo[tuple[Segment, ...]]]] = [
             {} for _ in machine.threads
         ]
-        self._turns: list[dict[int, _Known[Choices]]] = [{} for _ in machine.threads]
-        self._inside: dict[str, set[str]] = {}
-        self.unseen = dict(machine.sometimes)
+        self._turns: list[dict[int, Memo[Choices]]] = [{} for _ in machine.threads]
         self.segments_run = 0
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What was to happen sometimes, and has not yet."""
+        return tuple(self.acts.unseen)
 
     def take(self, shared: Shared, thread: int, position: int) -> Iterator[Turn]:
         """Every outcome of the thread's next turn, in a fixed order; none if it is blocked."""
@@ -186,7 +179,7 @@ class Turns:
         """All about the thread's next turn; that, too, depends on some chunks only."""
         known = self._turns[thread].get(position)
         if known is None:
-            known = self._turns[thread][position] = _Known()
+            known = self._turns[thread][position] = Memo()
         found = known.find(shared)
         if found is None:
             looked: set[int] = set()
@@ -207,12 +200,11 @@ class Turns:
         self, shared: Shared, thread: int, position: int, looked: set[int]
     ) -> tuple[bool, int | None]:
         """Whether the turn may as well come first, and whom the thread waits for if blocked."""
-        op = self._positions[thread].op(position)
-        if not self._reduce or op is None or not hasattr(op, "vcpu"):
+        deed = self.acts.at(thread, position)
+        if not self._reduce or deed is None or not deed.vcpu:
             return False, None
-        step = Step(self._chunks.state(shared), thread)
-        step.looked = looked
-        return op.urgent(step), op.waits_for_kick(step)
+        order = self.acts.order(deed, shared, looked)
+        return order.urgent, order.rival
 
     def _compose(
         self, shared: Shared, thread: int, position: int, looked: set[int]
@@ -256,7 +248,7 @@ class Turns:
         place = (position, after, idle)
         known = places.get(place)
         if known is None:
-            known = places[place] = _Known()
+            known = places[place] = Memo()
         found = known.find(shared, looked)
         if found is None:
             here: set[int] = set()
@@ -274,129 +266,74 @@ class Turns:
         idle: bool,
         looked: set[int],
     ) -> tuple[Segment, ...]:
-        """Run the thread's own code for one segment."""
+        """Run the thread for one segment."""
         self.segments_run += 1
+        acts = self.acts
         table = self._positions[thread]
         alone = self._machine.threads[thread].alone
-        begin = Step((), thread, self._listeners)
-        begin.chunks = self._chunks.view(shared)
-        begin.looked = looked
         outcomes: list[Segment] = []
-        number = self._chunks.number
 
         def close(
-            step: Step, pos: int, ends: bool, failure: str | None = None, stuck: bool = False
+            way: _Way, pos: int, ends: bool, failure: str | None = None, stuck: bool = False
         ) -> None:
+            chunks = tuple([(i, new) for i, new in way.changes.items() if shared[i] != new])
             outcomes.append(
                 Segment(
-                    tuple(
-                        [(i, number(i, new)) for i, new in cast(ChunkView, step.chunks).changes()]
-                    ),
+                    chunks,
                     pos,
                     after,
                     idle,
                     ends,
-                    done,
-                    tuple(step.events),
-                    tuple(step.violations),
+                    way.done,
+                    way.events,
+                    way.violations,
                     failure,
                     stuck,
                 )
             )
 
-        stack: list[tuple[Step, int, tuple[int, ...], bool, bool]] = [
-            (begin, position, (), after, idle)
-        ]
+        stack = [(_Way(list(shared), {}, (), (), (), False), position, after, idle)]
         while stack:
-            step, pos, done, after, idle = stack.pop()
+            way, pos, after, idle = stack.pop()
             while True:
-                op = table.op(pos)
-                if op is None:
+                deed = acts.at(thread, pos)
+                if deed is None:
                     raised = table.raised(pos)
-                    close(step, pos, True, _describe(raised, table, pos) if raised else None)
+                    close(way, pos, True, _describe(raised, table, pos) if raised else None)
                     break
-                if step.violations and any(ghost.kind == HARM for ghost, _ in step.violations):
-                    close(step, pos, True)  # what comes after a harm means nothing
+                if way.harm:
+                    close(way, pos, True)  # what comes after a harm means nothing
                     break
-                if done and (len(done) >= SEGMENT or hasattr(op, "vcpu")):
-                    close(step, pos, False)
+                if way.done and (len(way.done) >= SEGMENT or deed.vcpu):
+                    close(way, pos, False)
                     break
-                if alone:
-                    mover = BOTH
-                elif self._reduce:
-                    mover = op.mover(step)
-                else:
-                    mover = RIGHT if type(op) is Choose else NEITHER
+                mover = acts.mover(deed, way.row, looked)
                 if after and mover in (NEITHER, RIGHT):
-                    close(step, pos, True)
+                    close(way, pos, True)
                     break
-                if not (after or idle or alone) and _may_block(op):
+                if not (after or idle or alone) and deed.may_block:
                     # Whoever has taken something must be seen with it, or deadlocks are lost.
-                    close(step, pos, True)
+                    close(way, pos, True)
                     break
-                count = op.alternatives(step)
-                if alone and type(op) is Choose:
-                    count = 1  # nobody is there whom a choice could matter to
-                if count == 0:
+                found = acts.acts(deed, way.row, looked)
+                if not found:
                     # Blocked: what came before stands, if it was more than choices.
-                    close(step, pos, True, stuck=idle)
+                    close(way, pos, True, stuck=idle)
                     break
                 after = after or mover in (NEITHER, LEFT)
-                idle = idle and type(op) is Choose
-                for alternative in range(count - 1, 0, -1):
-                    other = step.copy()
-                    result = op.apply(other, alternative)
-                    self._note(other)
-                    stack.append(
-                        (other, table.next(pos, result), (*done, alternative), after, idle)
-                    )
-                try:
-                    result = op.apply(step, 0)
-                except AssertionError as error:
-                    done = (*done, 0)
-                    close(step, pos, True, f"{op.describe()}: {error!r}")
+                idle = idle and deed.chooses
+                for alternative in range(len(found) - 1, 0, -1):
+                    act = found[alternative]
+                    other = way.copy()
+                    other.add(act, alternative)
+                    stack.append((other, table.next(pos, act.result), after, idle))
+                act = found[0]
+                way.add(act, 0)
+                if act.failure is not None:
+                    close(way, pos, True, act.failure)
                     break
-                if step.broken or step.nested or len(step.events) > step.noted:
-                    self._note(step)
-                pos = table.next(pos, result)
-                done = (*done, 0)
+                pos = table.next(pos, act.result)
         return tuple(outcomes)
-
-    def _note(self, step: Step) -> None:
-        """Tick off what was to be seen sometimes, and give up if a guard proves to be none."""
-        events = step.events
-        if len(events) > step.noted:
-            if self.unseen:
-                for event in events[step.noted :]:
-                    for label in [k for k, shows in self.unseen.items() if shows(event, step)]:
-                        del self.unseen[label]
-            step.noted = len(events)
-        while step.nested and self._reduce:
-            outer, inner, order = step.nested.pop()
-            if not order.trusted or inner in self._inside.get(outer, ()):
-                continue
-            self._inside.setdefault(outer, set()).add(inner)
-            if self._leads(inner, outer):
-                step.broken.append(order)
-        if step.broken and self._reduce:
-            broken = [guard for guard in step.broken if guard.trusted]
-            for guard in broken:
-                guard.trusted = False
-            if broken:
-                raise Mistrust(", ".join(guard.name for guard in broken))
-
-    def _leads(self, lock: str, to: str) -> bool:
-        """Whether ``to`` is taken inside ``lock``, directly or not."""
-        seen: set[str] = set()
-        todo = [lock]
-        while todo:
-            outer = todo.pop()
-            if outer == to:
-                return True
-            if outer not in seen:
-                seen.add(outer)
-                todo += self._inside.get(outer, ())
-        return False
 
     def can_move(self, shared: Shared, thread: int, position: int) -> bool:
         """Whether the thread could move from here, had its turns not been cut off by a harm."""
@@ -405,9 +342,12 @@ class Turns:
 
 def _shows_the_same(parts: tuple[Segment, ...], others: tuple[Segment, ...]) -> bool:
     """Whether two ways to one point differ in choices at most."""
-    return [x for part in parts for x in (*part.events, *part.violations)] == [
-        x for part in others for x in (*part.events, *part.violations)
-    ]
+    return _shown(parts) == _shown(others)
+
+
+def _shown(parts: tuple[Segment, ...]) -> tuple[list[Event], list[tuple[Ghost, str]]]:
+    events = [event for part in parts for event in part.events]
+    return events, [violation for part in parts for violation in part.violations]
 
 
 def _joined(shared: Shared, end: Shared, parts: tuple[Segment, ...]) -> Segment:
@@ -441,16 +381,3 @@ def _describe(raised: BaseException, table: Positions, pos: int) -> str:
         function, _, line = where[-1]
         text += f" in {function}, line {line}"
     return text
-
-
-def _may_block(op: Op) -> bool:
-    """Whether it can find itself blocked, other than by a lock.
-
-    Locks block, too, but one inside the other is harmless as long as all nest in one order; where
-    they do not, taking one is a turn of its own (``Layout.lock_order``).
-    """
-    return (
-        type(op) is not Choose
-        and op.waits_in_line_for is None
-        and type(op).alternatives is not Op.alternatives
-    )

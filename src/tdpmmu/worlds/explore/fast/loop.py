@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.store import Store, Words
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
-from tdpmmu.worlds.explore.turn import Mistrust
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.engine import Explorer
