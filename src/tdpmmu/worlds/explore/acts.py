@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, cast
 
 from tdpmmu.events.records import Event
@@ -15,7 +16,7 @@ from tdpmmu.machine.ghost import HARM, Ghost
 from tdpmmu.machine.op import BOTH, NEITHER, RIGHT, Choose, Op, Step
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.chunks import ChunkTable, ChunkView
-from tdpmmu.worlds.explore.memo import Memo
+from tdpmmu.worlds.explore.memo import Found, Memo
 from tdpmmu.worlds.explore.position import Positions
 
 
@@ -24,6 +25,9 @@ class Mistrust(Exception):
 
 
 Violations = tuple[tuple[Ghost, str], ...]
+
+MOVES, ACTS, ORDERS, QUESTIONS = 0, 1, 2, 3
+"""What can be asked of an operation."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,10 @@ class Order:
 
     urgent: bool
     rival: int | None
+
+
+Fact = tuple[int, int, tuple[int, ...], tuple[int, ...], str | tuple[Act, ...] | Order]
+"""What was found out: operation, question, chunks looked at, their numbers, and the answer."""
 
 
 class Deed:
@@ -81,7 +89,7 @@ class Deed:
 class Acts:
     """All operations of all threads of a machine.
 
-    ``unseen``: what was to happen sometimes, and has not yet.
+    ``unseen``: what was to happen sometimes, and has not yet.  ``log``: all that was found out.
     """
 
     def __init__(
@@ -92,12 +100,12 @@ class Acts:
         self._chunks = chunks
         self._listeners = machine.listeners()
         self._reduce = reduce
-        self._inside: dict[str, set[str]] = {}
+        self.inside: dict[str, set[str]] = {}
         self._by_key: list[dict[Any, Deed]] = [{} for _ in machine.threads]
         self._at: list[dict[int, Deed | None]] = [{} for _ in machine.threads]
         self.deeds: list[Deed] = []
         self.unseen = dict(machine.sometimes)
-        self.run = 0
+        self.log: list[Fact] = []
 
     def at(self, thread: int, position: int) -> Deed | None:
         """The operation that a thread is about to do; None if it has ended."""
@@ -134,7 +142,7 @@ class Acts:
                 found = deed.op.mover(self._step(row, deed.thread, here))
             else:
                 found = RIGHT if deed.chooses else NEITHER
-            deed.movers.add(here, row, found)
+            self._add(deed, MOVES, deed.movers, here, row, found)
             looked |= here
         return found
 
@@ -145,7 +153,7 @@ class Acts:
             here: set[int] = set()
             step = self._step(row, deed.thread, here)
             found = Order(deed.op.urgent(step), deed.op.waits_for_kick(step))
-            deed.orders.add(here, row, found)
+            self._add(deed, ORDERS, deed.orders, here, row, found)
             looked |= here
         return found
 
@@ -159,12 +167,24 @@ class Acts:
             if deed.alone and deed.chooses:
                 count = 1  # nobody is there whom a choice could matter to
             found = tuple([self._act(deed, row, here, which) for which in range(count)])
-            deed.acts.add(here, row, found)
+            self._add(deed, ACTS, deed.acts, here, row, found)
             looked |= here
         return found
 
+    def _add(
+        self,
+        deed: Deed,
+        question: int,
+        memo: Memo[Found],
+        looked: set[int],
+        row: Sequence[int],
+        found: Found,
+    ) -> None:
+        chunks = memo.add(looked, row, found)
+        values = tuple([row[chunk] for chunk in chunks])
+        self.log.append((deed.number, question, chunks, values, cast(Any, found)))
+
     def _act(self, deed: Deed, row: Sequence[int], looked: set[int], alternative: int) -> Act:
-        self.run += 1
         step = self._step(row, deed.thread, looked)
         failure = None
         result = None
@@ -175,9 +195,11 @@ class Acts:
         else:
             self._note(step)
         number = self._chunks.number
+        # In a fixed order: what a set is gone through in differs from machine to machine.
+        changes = sorted(cast(ChunkView, step.chunks).changes(), key=itemgetter(0))
         return Act(
             result,
-            tuple([(i, number(i, new)) for i, new in cast(ChunkView, step.chunks).changes()]),
+            tuple([(i, number(i, new)) for i, new in changes]),
             tuple(step.events),
             tuple(step.violations),
             failure,
@@ -193,10 +215,10 @@ class Acts:
         if not self._reduce:
             return
         for outer, inner, order in reversed(step.nested):
-            if not order.trusted or inner in self._inside.get(outer, ()):
+            if not order.trusted or inner in self.inside.get(outer, ()):
                 continue
-            self._inside.setdefault(outer, set()).add(inner)
-            if self._leads(inner, outer):
+            self.inside.setdefault(outer, set()).add(inner)
+            if self.leads(inner, outer):
                 step.broken.append(order)
         broken = [guard for guard in step.broken if guard.trusted]
         for guard in broken:
@@ -204,7 +226,7 @@ class Acts:
         if broken:
             raise Mistrust(", ".join(guard.name for guard in broken))
 
-    def _leads(self, lock: str, to: str) -> bool:
+    def leads(self, lock: str, to: str) -> bool:
         """Whether ``to`` is taken inside ``lock``, directly or not."""
         seen: set[str] = set()
         todo = [lock]
@@ -214,7 +236,7 @@ class Acts:
                 return True
             if outer not in seen:
                 seen.add(outer)
-                todo += self._inside.get(outer, ())
+                todo += self.inside.get(outer, ())
         return False
 
 

@@ -166,7 +166,7 @@ class Explorer:
         self.shift = POSITION_BITS * len(machine.threads)
         self.bits = POSITION_BITS
         self._mask = (1 << POSITION_BITS) - 1
-        self._reported: set[str] = set()
+        self.reported: set[str] = set()
 
     # --- interning --------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class Explorer:
             result.positions = [len(p) for p in self.positions]
             result.replays = sum(p.replays for p in self.positions)
             result.segments_run = self.turns.segments_run
-            result.unseen = self.turns.unseen
+            result.unseen = tuple(self.turns.unseen)
             result.seconds = time.monotonic() - began
         return result
 
@@ -425,9 +425,9 @@ class Explorer:
         self._report("deadlock", HARM, "everybody waits: " + "; ".join(who), current, None)
 
     def _report(self, prop: str, kind: str, sentence: str, current: int, turn: Turn | None) -> None:
-        if prop in self._reported:
+        if prop in self.reported:
             return
-        self._reported.add(prop)
+        self.reported.add(prop)
         turns = self.path(current)
         if turn is not None:
             turns.append(turn)
@@ -435,8 +435,8 @@ class Explorer:
 
     def report(self, found: Counterexample) -> None:
         """Add a violation that was found on the graph rather than on the way."""
-        if found.prop not in self._reported:
-            self._reported.add(found.prop)
+        if found.prop not in self.reported:
+            self.reported.add(found.prop)
             self.result.violations.append(found)
 
     # --- the graph, after the search --------------------------------------------------------------

@@ -31,11 +31,12 @@ class Memo(Generic[Found]):
                 return found
         return None
 
-    def add(self, looked: set[int], row: Sequence[int], found: Found) -> None:
-        """Remember an answer that was found by looking at some chunks of ``row``."""
+    def add(self, looked: set[int], row: Sequence[int], found: Found) -> tuple[int, ...]:
+        """Remember an answer that was found by looking at some chunks of ``row``: which, sorted."""
         chunks = tuple(sorted(looked))
         view = self.views.get(chunks)
         if view is None:
             these = itemgetter(*chunks) if chunks else _nothing
             view = self.views[chunks] = (these, {})
         view[1][view[0](row)] = found
+        return chunks

@@ -532,7 +532,10 @@ Frame = tuple[str, str, int]
 
 
 class Positions:
-    """The positions of one thread, numbered, and the steps between them as far as known."""
+    """The positions of one thread, numbered, and the steps between them as far as known.
+
+    ``steps`` has those in the order in which they were found: position, result, position.
+    """
 
     def __init__(
         self, start: Callable[[], Coroutine[Any, Any, Any]], live_limit: int = LIVE_LIMIT
@@ -546,6 +549,7 @@ class Positions:
         self._next: dict[tuple[int, Hashable], int] = {}
         self._live: OrderedDict[int, CoroutineType[Any, Any, Any]] = OrderedDict()
         self._raised: dict[int, tuple[BaseException, list[Frame], str]] = {}
+        self.steps: list[tuple[int, Hashable, int]] = []
         self.replays = 0
         self.misses = 0
         self.initial = self._advance(self._begin(), None, None)
@@ -565,7 +569,7 @@ class Positions:
         """The position after the pending operation returned ``result``."""
         kind = type(result)
         typed: Hashable
-        typed = result if kind is int or kind is str or result is None else self._typed(result)
+        typed = result if kind is int or kind is str or result is None else self.typed(result)
         known = self._next.get((pos, typed))
         if known is not None:
             return known
@@ -576,6 +580,7 @@ class Positions:
         if coro is None:
             coro = self._replay(pos)
         new = self._next[pos, typed] = self._advance(coro, pos, result)
+        self.steps.append((pos, typed, new))
         return new
 
     def raised(self, pos: int) -> BaseException | None:
@@ -619,7 +624,8 @@ class Positions:
 
     # -- how positions come about ------------------------------------------------------------
 
-    def _typed(self, result: Any) -> Hashable:
+    def typed(self, result: Any) -> Hashable:
+        """What tells a result from others: 1 from True, too."""
         visit = _Visit()
         try:
             typed = _encode(result, visit)

@@ -12,12 +12,12 @@ all states that agree on those: MMU code runs once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tdpmmu.events.records import Event, GuestAccess, HostPageReused, NxPageRecovered
 from tdpmmu.machine.ghost import Ghost
-from tdpmmu.machine.op import LEFT, NEITHER, RIGHT
+from tdpmmu.machine.op import LEFT, NEITHER, RIGHT, Step
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Act, Acts, Violations
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
@@ -142,7 +142,7 @@ class Turns:
     ) -> None:
         self._machine = machine
         self._positions = positions
-        self._reduce = reduce
+        self.reduce = reduce
         self.acts = Acts(machine, positions, chunks, reduce=reduce)
         self._known: list[dict[tuple[int, bool, bool], Memo[tuple[Segment, ...]]]] = [
             {} for _ in machine.threads
@@ -151,9 +151,9 @@ class Turns:
         self.segments_run = 0
 
     @property
-    def unseen(self) -> tuple[str, ...]:
+    def unseen(self) -> dict[str, Callable[[Event, Step], bool]]:
         """What was to happen sometimes, and has not yet."""
-        return tuple(self.acts.unseen)
+        return self.acts.unseen
 
     def take(self, shared: Shared, thread: int, position: int) -> Iterator[Turn]:
         """Every outcome of the thread's next turn, in a fixed order; none if it is blocked."""
@@ -201,7 +201,7 @@ class Turns:
     ) -> tuple[bool, int | None]:
         """Whether the turn may as well come first, and whom the thread waits for if blocked."""
         deed = self.acts.at(thread, position)
-        if not self._reduce or deed is None or not deed.vcpu:
+        if not self.reduce or deed is None or not deed.vcpu:
             return False, None
         order = self.acts.order(deed, shared, looked)
         return order.urgent, order.rival

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast.store import Words
+from tdpmmu.worlds.explore.fast.control import Words
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 
-FORMAT = 1
+FORMAT = 2
 PIECE = 1 << 22
 """Words in one row of the data base."""
 
@@ -123,7 +123,7 @@ class Checkpoint:
             "shared": [int(ctl[c.SHARED])],
             "used": [int(ctl[c.USED])],
             "ended": loop.ended.tolist(),
-            "facts": loop.known.facts_digest(),
+            "facts": loop.learner.digest(),
         }
         self._transaction(state, self._arrays(loop))
         self._last = time.monotonic()
@@ -211,7 +211,7 @@ class Checkpoint:
         loop.known.restore(found["values"], found["hashes"], found["pool"])
         try:
             loop.repeat(found["journal"].tolist())
-            same = loop.known.facts_digest() == self.state["facts"]
+            same = loop.learner.digest() == self.state["facts"]
         except LookupError:  # a question about a position that no longer comes about
             same = False
         if not same:

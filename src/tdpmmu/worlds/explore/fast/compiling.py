@@ -18,13 +18,16 @@ from numba import njit
 
 config: Any = numba.config
 
-FILES = ("compiling.py", "control.py", "facts.py", "kernels.py", "cycles.py")
+FILES = (
+    *("compiling.py", "control.py", "facts.py", "learnt.py", "compose.py", "kernels.py"),
+    *("cycles.py", "../turn.py", "../parallel/facts.py", "../parallel/kernels.py"),
+)
 
 
 def _directory() -> str:
     digest = hashlib.sha256()
     for name in FILES:
-        digest.update(Path(__file__).with_name(name).read_bytes())
+        digest.update((Path(__file__).parent / name).read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     base = config.CACHE_DIR or os.path.join(os.path.expanduser(home), "tdpmmu")
     return os.path.join(base, f"compiled-{digest.hexdigest()[:16]}")

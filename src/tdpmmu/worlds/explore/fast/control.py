@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types, uint64
 from numba.core import cgutils
@@ -12,13 +13,21 @@ from numba.extending import intrinsic
 
 from tdpmmu.worlds.explore.fast.compiling import inlined
 
+Words = npt.NDArray[Any]
+
 CURRENT, COUNT, TRANSITIONS, DEPTH, LEVEL_ENDS, LIMIT, STATES, PLACES, ENTRIES = range(9)
 THREADS, NUMBER_BITS, PLACE_BITS, MISSED_THREAD, MISSED_SHARED, MISSED_POSITION = range(9, 15)
 CHUNKS, SHARED, SHARED_BITS, USED = range(15, 19)
-FIELDS = 19
+FACTS, WRITTEN, SEQUENCES, REPORTED, REDUCE, MOST_TURNS, COMPOSED = range(19, 26)
+MISSED_AFTER, MISSED_IDLE, MISSED_START = 26, 27, 28
+FIELDS = 29
 
 # Why the compiled loop came back.
-DONE, PAUSED, MISSED, HALTED, FULL_STATES, FULL_PLACES, FULL_SHARED, FULL_ENTRIES = range(8)
+DONE, PAUSED, HALTED, FULL_STATES, FULL_PLACES, FULL_SHARED, FULL_ENTRIES = range(7)
+# It cannot compose a turn: Python has to (``ASK``), or to run an operation, or to make room.
+ASK, MISSED_OPERATION, MISSED_ORDER, FULL_FACTS, FULL_WAYS, WIDEN = range(7, 13)
+MADE = -1
+"""Nothing is in the way."""
 
 # Kinds of entries; in the head's low bits, with the number of turns, or the rival, above.
 # ``GONE``: the thread has ended.

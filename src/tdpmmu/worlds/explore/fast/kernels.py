@@ -16,6 +16,7 @@ import numpy as np
 from numba import uint64
 
 from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
+from tdpmmu.worlds.explore.fast.compose import fill
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     COUNT,
@@ -30,9 +31,9 @@ from tdpmmu.worlds.explore.fast.control import (
     LEVEL_ENDS,
     LIMIT,
     LOW,
-    MISSED_POSITION,
+    MADE,
     MISSED_SHARED,
-    MISSED_THREAD,
+    MISSED_START,
     NUMBER_BITS,
     PAUSED,
     PLACE_BITS,
@@ -47,7 +48,7 @@ from tdpmmu.worlds.explore.fast.control import (
     prefetch,
     slot_of,
 )
-from tdpmmu.worlds.explore.fast.facts import FILLED, entry_key, fill, find_entry
+from tdpmmu.worlds.explore.fast.facts import entry_key, find_entry
 
 AT_ONCE = 32
 """States that are looked at before what they lead to is added."""
@@ -200,15 +201,9 @@ def advance(
     slots,
     rows,
     row_slots,
-    values,
-    hashes,
-    shared_slots,
-    keys,
-    offsets,
-    pool,
-    first_view,
-    facts,
-    fact_slots,
+    table,
+    learnt,
+    work,
     lanes,
     ended,
     together,
@@ -218,6 +213,7 @@ def advance(
     ``together``: the threads in ``lanes`` are looked at side by side, whatever their entries say of
     others; so it is with those that run alone when all the rest has ended.
     """
+    keys, offsets, pool = table.keys, table.offsets, table.pool
     threads = ctl[THREADS]
     chosen = np.empty(threads, np.int64)
     movers = np.empty(threads, np.int64)
@@ -264,7 +260,7 @@ def advance(
             lane = 0
             rival = np.int64(-1)
             filled = False
-            code = np.int64(FILLED)
+            code = np.int64(MADE)
             while lane < lanes.shape[0]:
                 thread = lanes[lane] if rival < 0 else rival
                 position = np.int64(rows[base + thread])
@@ -273,26 +269,11 @@ def advance(
                     continue
                 offset = find_entry(keys, offsets, shared, thread, position)
                 if offset < 0:
-                    code = fill(
-                        ctl,
-                        values,
-                        hashes,
-                        shared_slots,
-                        keys,
-                        offsets,
-                        pool,
-                        first_view,
-                        facts,
-                        fact_slots,
-                        shared,
-                        thread,
-                        position,
-                    )
-                    if code == FILLED:
+                    code = fill(ctl, table, learnt, work, shared, thread, position)
+                    if code == MADE:
                         filled = True
                         continue
-                    ctl[MISSED_THREAD], ctl[MISSED_SHARED] = thread, shared
-                    ctl[MISSED_POSITION] = position
+                    ctl[MISSED_SHARED], ctl[MISSED_START] = shared, position
                     break
                 head = pool[offset]
                 kind = head & 3
@@ -316,7 +297,7 @@ def advance(
                     total += count
                     found += 1
                 lane += 1
-            if code != FILLED:
+            if code != MADE:
                 break
             if found == 0:
                 code = np.int64(HALTED)
@@ -345,5 +326,5 @@ def advance(
         )
         ctl[TRANSITIONS] += waiting
         ctl[CURRENT] = current
-        if code != FILLED:
+        if code != MADE:
             return code

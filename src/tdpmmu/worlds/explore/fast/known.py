@@ -1,22 +1,17 @@
-"""What threads can do: facts, the entries made of them, and the shared states they lead to."""
+"""What threads can do: entries, and the shared states that they lead to."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
 from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import facts as f
-from tdpmmu.worlds.explore.fast.store import Words, slots_for
-
-Outcome = tuple[int, bool, tuple[tuple[int, int], ...]]
-"""Where a turn leads: position, whether it gets on, and ``(chunk, number)`` of what it changes."""
-
-POSITIONS = 1 << 18
+from tdpmmu.worlds.explore.fast.control import Words
+from tdpmmu.worlds.explore.fast.store import slots_for
 
 
 class Known:
@@ -32,14 +27,13 @@ class Known:
         self.keys: Words = np.zeros(4 * shared, np.int64)
         self.offsets: Words = np.zeros(4 * shared, np.int64)
         self.pool: Words = np.empty(4 * shared, np.int64)
-        # By thread and position; what is not touched takes no memory.
-        self.first_view: Words = np.zeros((int(ctl[c.THREADS]), POSITIONS), np.int64)
-        self._views: dict[tuple[int, int], dict[tuple[int, ...], int]] = {}
-        self.facts: Words = np.empty(1 << 12, np.int64)
-        self.fact_slots: Words = np.zeros(1 << 8, np.int64)
-        self._facts = 0
-        self._written = 1
         self.grow_shared(shared)
+
+    def table(self) -> f.Table:
+        """The arrays, for compiled code."""
+        return f.Table(
+            self.keys, self.offsets, self.pool, self.values, self.hashes, self.shared_slots
+        )
 
     # --- growth -------------------------------------------------------------------------------
 
@@ -132,68 +126,11 @@ class Known:
         self.pool[: len(pool)] = pool
         f.index_entries(self.keys, self.offsets, self.pool, len(pool))
 
-    def facts_digest(self) -> list[int]:
-        """How many words the facts are, and a checksum."""
-        return [self._written, zlib.crc32(self.facts[1 : self._written].tobytes())]
-
-    # --- facts ----------------------------------------------------------------------------------
-
-    def _write(self, words: Iterable[Any]) -> int:
-        new = np.array(list(words), np.int64)
-        at = self._written
-        while at + len(new) > len(self.facts):
-            self.facts.resize(2 * len(self.facts), refcheck=False)
-        self.facts[at : at + len(new)] = new
-        self._written = at + len(new)
-        return at
-
-    def _view(self, thread: int, position: int, chunks: tuple[int, ...]) -> int:
-        views = self._views.setdefault((thread, position), {})
-        view = views.get(chunks)
-        if view is None:
-            view = self._write((len(chunks), 0, *chunks))
-            if views:
-                self.facts[next(reversed(views.values())) + 1] = view
-            else:
-                self.first_view[thread, position] = view
-            views[chunks] = view
-        return view
-
-    def add_fact(
-        self,
-        thread: int,
-        position: int,
-        chunks: tuple[int, ...],
-        shared: int,
-        kind: int,
-        above: int,
-        outcomes: Sequence[Outcome],
-    ) -> None:
-        """What a thread can do whenever these chunks are as they are in this shared state."""
-        if len(outcomes) >= 1 << 10:
-            raise OverflowError("too many turns from one place")
-        view = self._view(thread, position, chunks)
-        base = shared * self.chunks
-        words = [view, *(int(self.values[base + chunk]) for chunk in chunks), above << 2 | kind]
-        for end, progress, changes in outcomes:
-            words += [progress << 31 | end, len(changes)]
-            for change in changes:
-                words += change
-        at = self._write(words)
-        self._facts += 1
-        if self._facts > len(self.fact_slots) // 3 * 2:
-            slots = np.zeros(2 * len(self.fact_slots), np.int64)
-            f.move_facts(self.facts, self.fact_slots, slots)
-            self.fact_slots = slots
-        _, slot = f.find_fact(self.facts, self.fact_slots, view, self.values, base)
-        self.fact_slots[slot] = at
-
     def bytes_used(self) -> dict[str, int]:
         """What the arrays take, by what they are for."""
         return {
             "shared": self.values.nbytes + self.hashes.nbytes + self.shared_slots.nbytes,
             "turns": self.keys.nbytes + self.offsets.nbytes + self.pool.nbytes,
-            "facts": self.facts.nbytes + self.fact_slots.nbytes,
         }
 
 

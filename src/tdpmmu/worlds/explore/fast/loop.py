@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tdpmmu.worlds.explore.acts import Mistrust
+from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
+from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
-from tdpmmu.worlds.explore.fast.store import Store, Words
+from tdpmmu.worlds.explore.fast.learner import Learner
+from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
 
 if TYPE_CHECKING:
@@ -26,9 +29,12 @@ if TYPE_CHECKING:
 SLICE = 1 << 16
 """States between two looks at budgets and at Ctrl-C."""
 
-FULL = (c.FULL_STATES, c.FULL_PLACES, c.FULL_SHARED, c.FULL_ENTRIES)
+ASKS = (c.ASK, c.MISSED_OPERATION, c.MISSED_ORDER)
 
 NO_LIMIT = 1 << 62
+
+QUESTION = 5
+"""Words of a question to the threads' code, before the shared state that it is about."""
 
 
 class CompiledLoop:
@@ -41,6 +47,7 @@ class CompiledLoop:
         ctl[c.THREADS] = len(threads)
         self.store = Store(ctl)
         self.known = Known(ctl, len(explorer.machine.initial))
+        self.learner = Learner(ctl, explorer)
         self._lanes = np.array([t for t, one in enumerate(threads) if not one.alone], np.int64)
         self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
         self.ended = np.full(len(threads), -1, np.int64)
@@ -81,6 +88,7 @@ class CompiledLoop:
                 store.make_room_for(0, len(turns))
                 kind = c.URGENT if type(entry) is list else c.FREE
                 known.add_entry(thread, number, position, kind, len(turns), turns)
+        self.learner.tell()
         ctl = store.ctl
         ctl[c.TRANSITIONS], ctl[c.LEVEL_ENDS] = transitions, level_ends
         ctl[c.DEPTH] = explorer.result.depth
@@ -109,15 +117,9 @@ class CompiledLoop:
             s.slots,
             s.rows,
             s.row_slots,
-            known.values,
-            known.hashes,
-            known.shared_slots,
-            known.keys,
-            known.offsets,
-            known.pool,
-            known.first_view,
-            known.facts,
-            known.fact_slots,
+            known.table(),
+            self.learner.learnt(),
+            self.learner.work,
             lanes,
             ended,
             together,
@@ -133,8 +135,8 @@ class CompiledLoop:
         try:
             while True:
                 code = self._advance(self._lanes, self.ended, False)
-                if code == c.MISSED:
-                    self._fill()
+                if code in ASKS:
+                    self._fill(code)
                 elif code == c.HALTED:
                     if not self._all_halted():
                         return
@@ -153,57 +155,74 @@ class CompiledLoop:
 
     def bytes_used(self) -> dict[str, int]:
         """What the arrays take, by what they are for."""
-        return {**self.store.bytes_used(), **self.known.bytes_used()}
+        return {
+            **self.store.bytes_used(),
+            **self.known.bytes_used(),
+            **self.learner.bytes_used(),
+        }
 
-    def _fill(self) -> None:
+    def _fill(self, code: int) -> None:
         """Run the thread's own code for a look-up that missed."""
         explorer, ctl = self.explorer, self.store.ctl
+        thread, current = int(ctl[c.MISSED_THREAD]), int(ctl[c.CURRENT])
+        if code == c.MISSED_OPERATION:
+            about = int(ctl[c.MISSED_AFTER]) | int(ctl[c.MISSED_IDLE]) << 1
+            position, row = int(ctl[c.MISSED_POSITION]), self.learner.work.row.tolist()
+        else:
+            about = 0
+            position, row = int(ctl[c.MISSED_START]), list(self._shared(int(ctl[c.MISSED_SHARED])))
         broken = len(explorer.result.violations)
-        self._ask(
-            int(ctl[c.MISSED_THREAD]),
-            int(ctl[c.MISSED_SHARED]),
-            int(ctl[c.MISSED_POSITION]),
-            int(ctl[c.CURRENT]),
-        )
+        question = (code, thread, position, about, current, *row)
+        self._put(question)
         if len(explorer.result.violations) > broken and explorer.first:
             ctl[c.LIMIT] = ctl[c.CURRENT] + 1
 
-    def _ask(self, thread: int, shared: int, position: int, current: int) -> None:
+    def _shared(self, number: int) -> Shared:
+        return self.known.shared(number)
+
+    def _put(self, question: tuple[int, ...]) -> None:
+        """Put a question to the threads' code, and pass the answer on."""
+        code, thread, position, about, current, *row = question
+        if code == c.ASK:
+            self._ask(thread, tuple(row), position, current)
+        elif code == c.MISSED_ORDER:
+            self.learner.order(thread, position, row)
+        elif code == c.MISSED_OPERATION:
+            self.learner.walk(thread, position, row, bool(about & 1), bool(about & 2))
+        else:
+            self.explorer._halted(current, self.explorer.order[current])
+        self.learner.tell()
+        self.store.make_room_for(max(map(len, self.explorer.positions)), 0)
+        self.journal.extend(question)
+
+    def _ask(self, thread: int, shared: Shared, position: int, current: int) -> None:
         explorer = self.explorer
-        choices, outcomes = explorer.choices_from(
-            thread, explorer.shared[shared], position, current
-        )
-        for outcome in outcomes:
-            self.store.make_room_for(outcome.position, len(outcomes))
+        choices, outcomes = explorer.choices_from(thread, shared, position, current)
         kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
+        self.store.make_room_for(0, len(outcomes))
         if choices.rival is not None:
             kind, above, outcomes = c.BLOCKED, choices.rival, []
         elif not outcomes and explorer.positions[thread].op(position) is None:
             kind = c.GONE
-        self.known.add_fact(
+        self.learner.add_turns(
             thread,
             position,
             choices.chunks,
             shared,
-            kind,
-            above,
+            above << 2 | kind,
             [(outcome.position, outcome.progress, outcome.chunks) for outcome in outcomes],
         )
-        self.journal.extend((thread, shared, position, current))
 
     def repeat(self, journal: list[int]) -> None:
         """Put the same questions to the threads again."""
         self._show()
-        for at in range(0, len(journal), 4):
-            thread, shared, position, current = journal[at : at + 4]
-            if thread < 0:
-                self._nobody_moves(current)
-            else:
-                self._ask(thread, shared, position, current)
+        self.learner.tell()
+        size = QUESTION + self.known.chunks
+        for at in range(0, len(journal), size):
+            self._put(tuple(journal[at : at + size]))
 
     def _nobody_moves(self, current: int) -> None:
-        self.explorer._halted(current, self.explorer.order[current])
-        self.journal.extend((-1, 0, 0, current))
+        self._put((c.HALTED, 0, 0, 0, current, *[0] * self.known.chunks))
 
     def _all_halted(self) -> bool:
         """Nobody moves: those that run alone do, if all others have ended; or it is the end.
@@ -219,9 +238,9 @@ class CompiledLoop:
             limit, ctl[c.LIMIT] = int(ctl[c.LIMIT]), current + 1
             while True:
                 code = self._advance(self._alone, self._nobody, True)
-                if code == c.MISSED:
-                    self._fill()
-                elif code not in FULL:
+                if code in ASKS:
+                    self._fill(code)
+                elif code in (c.HALTED, c.PAUSED, c.DONE):
                     break
                 elif not self._grow(code):
                     return False
@@ -251,6 +270,9 @@ class CompiledLoop:
 
     def _grow(self, code: int) -> bool:
         """Make room, if the budget of memory has any."""
+        if code == c.WIDEN:
+            self.store.make_room_for(0, int(self.store.ctl[c.MISSED_POSITION]))
+            return True
         memory = self.explorer.budget.memory
         used = self.bytes_used()
         what, grow, factor = {
@@ -258,6 +280,8 @@ class CompiledLoop:
             c.FULL_PLACES: ("places", self.store.grow_places, 0.5),
             c.FULL_SHARED: ("shared", self.known.grow_shared, 1),
             c.FULL_ENTRIES: ("turns", self.known.grow_entries, 1),
+            c.FULL_FACTS: ("facts", self.learner.grow_facts, 1),
+            c.FULL_WAYS: ("facts", self.learner.grow_scratch, 1),
         }[code]
         if (
             memory

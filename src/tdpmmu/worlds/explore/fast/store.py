@@ -8,15 +8,11 @@ are too large for that, they are given more room.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import kernels as k
-
-Words = npt.NDArray[Any]
+from tdpmmu.worlds.explore.fast.control import Words
 
 MANY = 1 << 22
 
@@ -47,6 +43,7 @@ class Store:
         self.row_slots: Words = np.empty(0, np.uint32)
         self.grow_states(states)
         self.grow_places(states // 4)
+        self.make_room_for(0, 0)
 
     # --- growth -------------------------------------------------------------------------------
 
@@ -79,6 +76,7 @@ class Store:
             self.rows = self.rows.astype(np.uint32)
         if turns * self.threads > np.iinfo(self.children.dtype).max:
             self.children = self.children.astype(np.uint16)
+        self.ctl[c.MOST_TURNS] = np.iinfo(self.children.dtype).max
 
     # --- filling ------------------------------------------------------------------------------
 

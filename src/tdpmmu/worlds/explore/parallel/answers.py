@@ -10,7 +10,7 @@ import numpy as np
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast.store import Words
+from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.parallel.numbering import Numbering, Way
 from tdpmmu.worlds.explore.turn import Choices, Segment, Turns
 
@@ -114,7 +114,7 @@ class Answering:
                     for label in before:
                         if label not in turns.unseen:
                             seen[label] = question.when
-        nested = {(a, b) for a, inner in turns._inside.items() for b in inner}
+        nested = {(a, b) for a, inner in turns.acts.inside.items() for b in inner}
         new = sorted(nested - self._nested)
         self._nested = nested
         self.own = [mine for _, mine in writing.positions]

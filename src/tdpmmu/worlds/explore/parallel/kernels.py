@@ -24,7 +24,6 @@ from tdpmmu.worlds.explore.fast.control import (
     GONE,
     HALTED,
     LOW,
-    MISSED,
     NUMBER_BITS,
     PLACE_BITS,
     PLACES,
@@ -36,14 +35,9 @@ from tdpmmu.worlds.explore.fast.control import (
     mix,
     slot_of,
 )
-from tdpmmu.worlds.explore.fast.facts import (
-    FILLED,
-    entry_key,
-    fill,
-    find_entry,
-    intern_row,
-)
+from tdpmmu.worlds.explore.fast.facts import entry_key, find_entry, intern_row
 from tdpmmu.worlds.explore.fast.kernels import find_places, find_state
+from tdpmmu.worlds.explore.parallel.facts import FILLED, MISSED, fill
 
 TURN_BITS = 17
 """Room for a turn's place among a state's turns: 64 threads with 1,023 each."""

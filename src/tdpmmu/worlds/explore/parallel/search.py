@@ -21,6 +21,7 @@ from typing import Any
 from tdpmmu.distribute.executor import DistributeError
 from tdpmmu.distribute.processes import follow_parent
 from tdpmmu.machine.thread import Machine
+from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.engine import (
     INTERRUPTED,
     Budget,
@@ -35,7 +36,6 @@ from tdpmmu.worlds.explore.parallel.naming import Constants
 from tdpmmu.worlds.explore.parallel.numbering import Numbering
 from tdpmmu.worlds.explore.parallel.peers import Peers
 from tdpmmu.worlds.explore.parallel.worker import Decision, Level, Part, Worker
-from tdpmmu.worlds.explore.turn import Mistrust
 
 Found = tuple[Moment, Report, tuple[int, ...]]
 

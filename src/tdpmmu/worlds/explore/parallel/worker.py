@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tdpmmu.machine.ghost import HARM
+from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast.facts import FILLED, move_facts
-from tdpmmu.worlds.explore.fast.known import POSITIONS, Known
-from tdpmmu.worlds.explore.fast.store import Store, Words
+from tdpmmu.worlds.explore.fast.control import Words
+from tdpmmu.worlds.explore.fast.known import Known
+from tdpmmu.worlds.explore.fast.learnt import move_facts
+from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.parallel import kernels as k
 from tdpmmu.worlds.explore.parallel.answers import (
     Answering,
@@ -24,10 +26,10 @@ from tdpmmu.worlds.explore.parallel.answers import (
     Report,
     read,
 )
+from tdpmmu.worlds.explore.parallel.facts import FILLED, POSITIONS, KnownFacts
 from tdpmmu.worlds.explore.parallel.naming import Constants
 from tdpmmu.worlds.explore.parallel.numbering import Numbering, Way
 from tdpmmu.worlds.explore.parallel.peers import Peers
-from tdpmmu.worlds.explore.turn import Mistrust
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.engine import Explorer
@@ -105,7 +107,7 @@ class Worker:
         ctl = np.zeros(c.FIELDS, np.int64)
         ctl[c.THREADS] = threads
         self.store = Store(ctl, 1 << 14)
-        self.known = Known(ctl, len(machine.initial))
+        self.known = KnownFacts(ctl, len(machine.initial))
         self.numbering = Numbering(explorer.turns, explorer.positions, explorer.chunks, constants)
         self.answering = Answering(explorer.turns, self.numbering, POSITIONS)
         self.steady = np.zeros((threads, POSITIONS), np.bool_)
@@ -300,9 +302,9 @@ class Worker:
         if not order.trusted:
             return
         for outer, inner in [pair for one in answers for pair in one.nested]:
-            inside = turns._inside.setdefault(outer, set())
+            inside = turns.acts.inside.setdefault(outer, set())
             inside.add(inner)
-            if turns._leads(inner, outer):
+            if turns.acts.leads(inner, outer):
                 raise Mistrust(order.name)
 
     def _add_facts(self, words: Words) -> None:

@@ -1,0 +1,292 @@
+"""What is told to compiled code of operations and positions, and how it asks for more."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from tdpmmu.worlds.explore.acts import ACTS, MOVES, QUESTIONS, Act, Deed, Fact, Order
+from tdpmmu.worlds.explore.fast import control as c
+from tdpmmu.worlds.explore.fast import learnt as le
+from tdpmmu.worlds.explore.fast.compose import COLUMNS, Scratch
+from tdpmmu.worlds.explore.fast.control import Words
+from tdpmmu.worlds.explore.turn import is_progress
+
+if TYPE_CHECKING:
+    from tdpmmu.worlds.explore.engine import Explorer
+
+POSITIONS = 1 << 18
+"""Room for one thread's positions."""
+
+WORD = np.dtype(np.int64).itemsize
+
+MOVERS = {"right": le.RIGHT, "both": le.BOTH, "left": le.LEFT, "neither": le.NEITHER}
+
+Outcome = tuple[int, bool, tuple[tuple[int, int], ...]]
+"""Where a turn leads: position, whether it gets on, and ``(chunk, number)`` of what it changes."""
+
+
+class Learner:
+    """The arrays behind composing, and the threads' code that fills them."""
+
+    def __init__(self, ctl: Words, explorer: Explorer, facts: int = 1 << 16) -> None:
+        self.ctl = ctl
+        self.explorer = explorer
+        self.acts = explorer.turns.acts
+        self.positions = explorer.positions
+        threads, self.chunks = len(explorer.positions), len(explorer.machine.initial)
+        self._listed = [0] * threads
+        self._stepped = [0] * threads
+        self._logged = self._described = 0
+        self._crc = 0
+        self._results: dict[Hashable, int] = {}
+        self._events: dict[Any, int] = {}
+        self._violations: dict[tuple[str, str], int] = {}
+        self._properties: dict[str, int] = {}
+        ctl[c.WRITTEN], ctl[c.REDUCE] = 1, explorer.turns.reduce
+        ctl[c.FACTS] = ctl[c.SEQUENCES] = 0
+        self._after = 0
+        # What is not touched takes no memory.
+        self.turn_views: Words = np.zeros(threads * POSITIONS, np.int64)
+        self.deeds: Words = np.zeros(threads * POSITIONS, np.int32)
+        self.facts: Words = np.empty(facts, np.int64)
+        self.slots: Words = np.zeros(facts // 8, np.int64)
+        self.op_views: Words = np.zeros(QUESTIONS << 8, np.int64)
+        self.flags: Words = np.zeros(1 << 8, np.uint8)
+        self.after_keys: Words = np.zeros(1 << 10, np.int64)
+        self.after: Words = np.zeros(1 << 10, np.int64)
+        self.sequences: Words = np.zeros(1 << 10, np.int64)
+        self.sequence_ids: Words = np.zeros(1 << 10, np.int64)
+        self._room = 0
+        self.grow_scratch(256)
+
+    def learnt(self) -> le.Learnt:
+        """The arrays, for compiled code."""
+        return le.Learnt(
+            self.facts,
+            self.slots,
+            self.turn_views,
+            self.deeds,
+            self.op_views,
+            self.flags,
+            self.after_keys,
+            self.after,
+            self.sequences,
+            self.sequence_ids,
+        )
+
+    def bytes_used(self) -> dict[str, int]:
+        """What the arrays take."""
+        return {"facts": sum(array.nbytes for array in (self.facts, self.slots, *self.work))}
+
+    def digest(self) -> list[int]:
+        """How much was learnt, and a checksum."""
+        return [self._logged, *self._stepped, self._crc]
+
+    # --- growth -----------------------------------------------------------------------------------
+
+    def grow_scratch(self, room: int = 0) -> None:
+        """Room for longer turns, and for more outcomes."""
+        self._room = room = room or 2 * self._room
+        chunks = self.chunks
+        self.work = Scratch(
+            np.zeros(chunks, np.uint32),
+            np.zeros(chunks, np.bool_),
+            np.zeros((room, chunks), np.uint32),
+            np.zeros((room, COLUMNS), np.int64),
+            np.zeros((room, chunks), np.uint32),
+            np.zeros((room, COLUMNS), np.int64),
+            np.zeros(4 * room + 4 * chunks, np.int64),
+        )
+
+    def grow_facts(self, words: int = 0, facts: int = 0) -> None:
+        """Room for so many more, and at least for half as many more as there are."""
+        written, count = int(self.ctl[c.WRITTEN]), int(self.ctl[c.FACTS])
+        if written + words > len(self.facts) // 2:
+            self.facts.resize(2 * (written + words), refcheck=False)
+        if count + facts > len(self.slots) // 3:
+            slots = np.zeros(4 * (count + facts), np.int64)
+            le.move_facts(self.facts, self.slots, slots)
+            self.slots = slots
+        if self.ctl[c.SEQUENCES] > len(self.sequences) // 3:
+            self.sequences, self.sequence_ids = _larger(self.sequences, self.sequence_ids, 4)
+
+    # --- telling ----------------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """Tell compiled code what has been found out since the last time."""
+        for name in self.explorer.reported:
+            self.ctl[c.REPORTED] |= 1 << self._property(name)
+        self._tell_positions()
+        log = self.acts.log
+        if self._logged == len(log):
+            return
+        words: list[int] = []
+        for fact in log[self._logged :]:
+            words += self._words(fact)
+        facts = len(log) - self._logged
+        self._logged = len(log)
+        batch = np.array(words, np.int64)
+        self._crc = zlib.crc32(batch.tobytes(), self._crc)
+        while len(self.acts.deeds) > len(self.flags):
+            self.flags.resize(2 * len(self.flags), refcheck=False)
+            self.op_views.resize(QUESTIONS * len(self.flags), refcheck=False)
+        for deed in self.acts.deeds[self._described :]:
+            self.flags[deed.number] = _about(deed)
+        self._described = len(self.acts.deeds)
+        needed = 2 * len(batch) + 2 * facts
+        if (
+            self.ctl[c.WRITTEN] + needed > len(self.facts)
+            or self.ctl[c.FACTS] + facts > len(self.slots) // 3 * 2
+        ):
+            self.grow_facts(needed, facts)
+        le.learn(self.ctl, self.learnt(), batch)
+
+    def _tell_positions(self) -> None:
+        steps: list[int] = []
+        for thread, table in enumerate(self.positions):
+            for position in range(self._listed[thread], len(table)):
+                deed = self.acts.at(thread, position)
+                if deed is not None:
+                    known = deed.number + 1
+                else:
+                    known = le.ENDED if table.raised(position) is None else le.RAISED
+                self.deeds[thread << 18 | position] = known
+            self._listed[thread] = len(table)
+            for position, result, after in table.steps[self._stepped[thread] :]:
+                known = self._results.setdefault(result, len(self._results))
+                steps += (thread << 18 | position, known, after)
+            self._stepped[thread] = len(table.steps)
+        if steps:
+            batch = np.array(steps, np.int64)
+            self._crc = zlib.crc32(batch.tobytes(), self._crc)
+            self._after += len(steps) // 3
+            while self._after > len(self.after) // 3 * 2:
+                self.after_keys, self.after = _larger(self.after_keys, self.after, 2)
+            le.learn_positions(self.learnt(), batch)
+
+    def _property(self, name: str) -> int:
+        number = self._properties.setdefault(name, len(self._properties))
+        if number > 62:
+            raise OverflowError("too many properties")
+        return number
+
+    def _words(self, fact: Fact) -> list[int]:
+        number, question, chunks, values, answer = fact
+        if question == MOVES:
+            words = [MOVERS[cast(str, answer)]]
+        elif question == ACTS:
+            words = self._acts(self.acts.deeds[number].thread, cast(tuple[Act, ...], answer))
+        else:
+            order = cast(Order, answer)
+            words = [order.urgent, -1 if order.rival is None else order.rival]
+        return [number * QUESTIONS + question, len(chunks), len(words), *chunks, *values, *words]
+
+    def _acts(self, thread: int, acts: Sequence[Act]) -> list[int]:
+        begins: list[int] = []
+        words: list[int] = []
+        for act in acts:
+            begins.append(1 + len(acts) + len(words))
+            about = le.HARM if act.harm else 0
+            result = 0
+            if act.failure is not None:
+                about |= le.FAILED
+            else:
+                typed = self.positions[thread].typed(act.result)
+                result = self._results.setdefault(typed, len(self._results))
+            if any(map(is_progress, act.events)):
+                about |= le.PROGRESS
+            words += (result, about, len(act.events), len(act.violations), len(act.changes))
+            words += [self._events.setdefault(one, len(self._events)) for one in act.events]
+            for ghost, sentence in act.violations:
+                key = (ghost.name, sentence)
+                known = self._violations.setdefault(key, len(self._violations))
+                words.append(known << 6 | self._property(ghost.name))
+            for change in act.changes:
+                words += change
+        return [len(acts), *begins, *words]
+
+    def add_turns(
+        self,
+        thread: int,
+        position: int,
+        chunks: tuple[int, ...],
+        row: Sequence[int],
+        head: int,
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """What a thread's next turn does whenever these chunks are as they are in ``row``."""
+        words = [head]
+        for end, progress, changes in outcomes:
+            words += (progress << 31 | end, len(changes))
+            for change in changes:
+                words += change
+        self.grow_facts(2 * len(chunks) + len(words) + 4, 1)
+        learnt = self.learnt()
+        view = le.add_view(
+            self.ctl,
+            learnt,
+            self.turn_views,
+            thread << 18 | position,
+            np.array([*chunks, 0], np.int64),
+            len(chunks),
+        )
+        values = np.array(row, np.uint32)
+        le.add_fact(self.ctl, learnt, view, values, 0, np.array(words, np.int64), len(words))
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def order(self, thread: int, position: int, row: Sequence[int]) -> None:
+        """Whether the turn from here may come first."""
+        deed = self.acts.at(thread, position)
+        assert deed is not None
+        self.acts.order(deed, row, set())
+
+    def walk(self, thread: int, position: int, row: list[int], after: bool, idle: bool) -> None:
+        """Run a thread to the end of its turn, by the first of all choices, or to what is known."""
+        acts, table = self.acts, self.positions[thread]
+        alone = self.explorer.machine.threads[thread].alone
+        looked: set[int] = set()
+        while True:
+            known = len(acts.log) + len(table.steps)
+            deed = acts.at(thread, position)
+            if deed is None:
+                return
+            mover = acts.mover(deed, row, looked)
+            if after and mover in ("neither", "right"):
+                return
+            if deed.may_block and not (after or idle or alone):
+                return
+            found = acts.acts(deed, row, looked)
+            if not found:
+                return
+            after = after or mover in ("neither", "left")
+            idle = idle and deed.chooses
+            ends = [
+                table.next(position, act.result) for act in reversed(found) if act.failure is None
+            ]
+            first = found[0]
+            if first.failure is not None or first.harm:
+                return
+            for chunk, number in first.changes:
+                row[chunk] = number
+            position = ends[-1]
+            if len(acts.log) + len(table.steps) == known:
+                return
+
+
+def _about(deed: Deed) -> int:
+    about = le.VCPU if deed.vcpu else 0
+    about |= le.MAY_BLOCK if deed.may_block else 0
+    about |= le.CHOOSES if deed.chooses else 0
+    return about | (le.ALONE if deed.alone else 0)
+
+
+def _larger(keys: Words, values: Words, times: int) -> tuple[Words, Words]:
+    new_keys = np.zeros(times * len(keys), np.int64)
+    new_values = np.zeros(times * len(keys), np.int64)
+    le.move_keys(keys, values, new_keys, new_values)
+    return new_keys, new_values

@@ -1,0 +1,261 @@
+"""Compiled: what is known of operations and of turns, as facts.
+
+What a thread can do depends on some chunks of the shared state only.  A *fact* is the answer to a
+question for certain values of those chunks.  A *view* is a set of chunks that answers depend on; a
+question has a few views, in the order in which they were met, linked:
+``[chunks, next view or 0, chunk, chunk, ...]``.  A fact is ``[view, value, value, ..., word, word,
+...]``, the values being the view's.
+
+Questions to an operation of a thread are how it moves (a word: the mover), what it does, and
+whether its turn may come first (two words: that, and the rival or -1).  What it does is the number
+of outcomes, where each begins (behind the fact's words), and for each ``[result, about it, events,
+violations, changes, event ..., violation ..., chunk, value, ...]``.
+
+A question to a position is what the thread's next turn does: a head, and for each turn the position
+after it, with its progress in bit 31, how many chunks it changes, and ``chunk, value`` for each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import uint64
+
+from tdpmmu.worlds.explore.fast.compiling import compiled
+from tdpmmu.worlds.explore.fast.control import (
+    CHUNKS,
+    FACTS,
+    SEQUENCES,
+    WRITTEN,
+    Words,
+    mix,
+    slot_of,
+)
+
+MOVERS = RIGHT, BOTH, LEFT, NEITHER = range(4)
+
+# What is known of a position: nothing, that the thread has ended there, or raised; or else one more
+# than the number of its operation.
+UNKNOWN, ENDED, RAISED = 0, -1, -2
+
+# About an operation.
+VCPU, MAY_BLOCK, CHOOSES, ALONE = 1, 2, 4, 8
+
+# About an outcome of it.
+HARM, FAILED, PROGRESS = 1, 2, 4
+
+# Questions to an operation: numbers of its views.
+MOVES, ACTS, ORDERS, QUESTIONS = 0, 1, 2, 3
+
+# What is known of a position: nothing, that the thread has ended there, or raised; or else one more
+# than the number of its operation.
+UNKNOWN, ENDED, RAISED = 0, -1, -2
+
+
+class Learnt(NamedTuple):
+    """What is known of operations, and of turns.
+
+    ``facts`` and ``slots`` are those of :mod:`~tdpmmu.worlds.explore.fast.facts`.  ``turn_views``
+    and ``deeds`` go by thread and position, ``op_views`` by operation and question; ``after`` has
+    positions by position and result, ``sequences`` tells one course of events from another.
+    """
+
+    facts: Words
+    slots: Words
+    turn_views: Words
+    deeds: Words
+    op_views: Words
+    flags: Words
+    after_keys: Words
+    after: Words
+    sequences: Words
+    sequence_ids: Words
+
+
+@compiled
+def find_fact(facts, fact_slots, view, values, base):
+    """``(offset of the fact or -1, slot)`` of what a view has for the shared state at ``base``.
+
+    A fact is ``[view, value, value, ..., head, turn, turn, ...]``, the values being the view's.
+    """
+    count = facts[view]
+    hashed = mix(view)
+    for i in range(count):
+        hashed = mix(hashed ^ uint64(values[base + facts[view + 2 + i]]))
+    capacity = fact_slots.shape[0]
+    slot = slot_of(hashed, capacity)
+    while True:
+        at = fact_slots[slot]
+        if at == 0:
+            return np.int64(-1), slot
+        if facts[at] == view:
+            same = True
+            for i in range(count):
+                if facts[at + 1 + i] != values[base + facts[view + 2 + i]]:
+                    same = False
+                    break
+            if same:
+                return at, slot
+        slot += 1
+        if slot == capacity:
+            slot = 0
+
+
+@compiled
+def move_facts(facts, fact_slots, new_slots):
+    """All facts into a larger table."""
+    capacity = new_slots.shape[0]
+    for i in range(fact_slots.shape[0]):
+        at = fact_slots[i]
+        if at == 0:
+            continue
+        hashed = mix(facts[at])
+        for j in range(facts[facts[at]]):
+            hashed = mix(hashed ^ uint64(facts[at + 1 + j]))
+        slot = slot_of(hashed, capacity)
+        while new_slots[slot] != 0:
+            slot += 1
+            if slot == capacity:
+                slot = 0
+        new_slots[slot] = at
+
+
+@compiled
+def put_key(keys, values, key, value):
+    """Into a table with open addressing; there has to be room."""
+    capacity = keys.shape[0]
+    slot = slot_of(mix(key), capacity)
+    while keys[slot] != 0:
+        slot += 1
+        if slot == capacity:
+            slot = 0
+    keys[slot] = key
+    values[slot] = value
+
+
+@compiled
+def get_key(keys, values, key):
+    """What is there, or -1."""
+    capacity = keys.shape[0]
+    slot = slot_of(mix(key), capacity)
+    while True:
+        there = keys[slot]
+        if there == key:
+            return values[slot]
+        if there == 0:
+            return np.int64(-1)
+        slot += 1
+        if slot == capacity:
+            slot = 0
+
+
+@compiled
+def move_keys(keys, values, new_keys, new_values):
+    """All into a larger table."""
+    for i in range(keys.shape[0]):
+        if keys[i] != 0:
+            put_key(new_keys, new_values, keys[i], values[i])
+
+
+@compiled
+def one_more(ctl, learnt, sequence, what):
+    """The number of a sequence that is one longer; 0 is the empty one."""
+    key = (sequence << 32 | what) + 1
+    found = get_key(learnt.sequences, learnt.sequence_ids, key)
+    if found < 0:
+        ctl[SEQUENCES] += 1
+        found = ctl[SEQUENCES]
+        put_key(learnt.sequences, learnt.sequence_ids, key, found)
+    return found
+
+
+@compiled
+def answer(learnt, view, row, base, looked):
+    """Where the answer to a question is that holds for a shared state, or -1; what it rests on."""
+    facts = learnt.facts
+    while view != 0:
+        at, _ = find_fact(facts, learnt.slots, view, row, base)
+        if at >= 0:
+            count = facts[view]
+            for i in range(view + 2, view + 2 + count):
+                looked[facts[i]] = True
+            return at + 1 + count
+        view = facts[view + 1]
+    return np.int64(-1)
+
+
+@compiled
+def add_view(ctl, learnt, views, question, chunks, count):
+    """The view of those chunks, which is the last one if it is new; there has to be room."""
+    facts = learnt.facts
+    view = views[question]
+    last = np.int64(0)
+    while view != 0:
+        if facts[view] == count:
+            same = True
+            for i in range(count):
+                if facts[view + 2 + i] != chunks[i]:
+                    same = False
+                    break
+            if same:
+                return view
+        last = view
+        view = facts[view + 1]
+    view = ctl[WRITTEN]
+    facts[view] = count
+    facts[view + 1] = 0
+    for i in range(count):
+        facts[view + 2 + i] = chunks[i]
+    ctl[WRITTEN] = view + 2 + count
+    if last:
+        facts[last + 1] = view
+    else:
+        views[question] = view
+    return view
+
+
+@compiled
+def add_fact(ctl, learnt, view, row, base, words, count):
+    """What holds wherever the view's chunks are as in a row; where its words begin."""
+    facts = learnt.facts
+    chunks = facts[view]
+    _, slot = find_fact(facts, learnt.slots, view, row, base)
+    at = ctl[WRITTEN]
+    learnt.slots[slot] = at
+    ctl[FACTS] += 1
+    facts[at] = view
+    for i in range(chunks):
+        facts[at + 1 + i] = row[base + facts[view + 2 + i]]
+    at += 1 + chunks
+    for i in range(count):
+        facts[at + i] = words[i]
+    ctl[WRITTEN] = at + count
+    return at
+
+
+@compiled
+def learn(ctl, learnt, batch):
+    """Add what Python has found out of operations: there has to be room.
+
+    ``[question, chunks, words, chunk ..., value ..., word ...]``, again and again.
+    """
+    at = 0
+    row = np.zeros(ctl[CHUNKS], np.uint32)
+    while at < batch.shape[0]:
+        question, chunks, words = batch[at], batch[at + 1], batch[at + 2]
+        at += 3
+        view = add_view(ctl, learnt, learnt.op_views, question, batch[at:], chunks)
+        for i in range(chunks):
+            row[batch[at + i]] = batch[at + chunks + i]
+        at += 2 * chunks
+        add_fact(ctl, learnt, view, row, 0, batch[at:], words)
+        at += words
+
+
+@compiled
+def learn_positions(learnt, batch):
+    """Add what is after positions: ``[position, result, position after]``, again and again."""
+    for at in range(0, batch.shape[0], 3):
+        key = batch[at] << 32 | (batch[at + 1] + 1)
+        put_key(learnt.after_keys, learnt.after, key, batch[at + 2])
