@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tdpmmu.arch.guest import DIRTY
 from tdpmmu.arch.table import TablePage
 from tdpmmu.cli.main import app
 from tdpmmu.conformance.replay.report import to_text
@@ -217,6 +218,35 @@ def test_roots_of_shadow_paging_that_nobody_faults_on() -> None:
     assert not result.divergences
     assert result.inputs["root loaded"] == 4
     assert result.agree == result.changes == 14
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "6.1"])
+def test_guest_tables_of_4k_pages_and_what_is_prefetched_from_them(kernel: str) -> None:
+    """``lab run --mmu shadow --guest long-4k``: 220 leaves, 70 of them prefetched."""
+    result = replay(f"{kernel}-shadow-4k", kernel=kernel)
+    assert not result.divergences
+    assert result.agree == result.changes == 220
+    assert result.inferred["frames that are prefetched"] == 70
+    assert result.inputs["accessed or dirty bits set in the guest's entries"] == 163
+
+
+class PrefetchesDirect(Linux_6_12):
+    """Nothing is prefetched from the guest's own tables."""
+
+    async def prefetch_gpte(self, as_id: int, sptep: Any, gpte: int) -> bool:
+        return False
+
+
+class PrefetchesWritable(Linux_6_12):
+    """The first write after a prefetch is not seen."""
+
+    async def prefetch_gpte(self, as_id: int, sptep: Any, gpte: int) -> bool:
+        return await super().prefetch_gpte(as_id, sptep, gpte | DIRTY)
+
+
+@pytest.mark.parametrize("patch", [PrefetchesDirect, PrefetchesWritable])
+def test_a_wrong_prefetch_of_guest_entries_is_found(patch: type[Any]) -> None:
+    assert not replay("6.12-shadow-4k", patch, kernel="6.12").agrees
 
 
 class BelievesNoMmio(Linux_6_12):

@@ -55,7 +55,7 @@ def rounds(lines: list[str]) -> Iterator[tuple[int, int]]:
                 yield i, flush
 
 
-@pytest.mark.parametrize("name", [*KERNELS, "6.12-tdp0", "6.12-npt0"])
+@pytest.mark.parametrize("name", [*KERNELS, "6.12-tdp0", "6.12-npt0", "6.12-shadow-nx-off"])
 def test_what_real_kernels_did_holds(name: str) -> None:
     result = check(lines_of(name))
     assert result.violations == []
@@ -248,6 +248,13 @@ def test_an_executable_huge_leaf() -> None:
     spte = int(re.search(r"new_spte (\w+)", lines[at])[1], 16) & ~(1 << 63)  # type: ignore[index]
     lines[at] = changed(lines[at], new=spte)
     assert "nx-huge-page" in broken(lines)
+
+
+def test_a_huge_leaf_of_shadow_paging_that_differs() -> None:
+    """The mitigation is switched off, and new roots are made for it: without those it is wrong."""
+    lines = [one for one in lines_of("6.12-shadow-nx-off") if not re.search(r" l4 .* new$", one)]
+    assert len(lines) == len(lines_of("6.12-shadow-nx-off")) - 3
+    assert broken(lines) == {"nx-huge-page"}
 
 
 def test_lost_events_lower_what_was_checked() -> None:

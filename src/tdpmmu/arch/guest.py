@@ -47,6 +47,11 @@ def gpte_access(gpte: int) -> int:
     return access
 
 
+def is_accessed_gpte(gpte: int) -> bool:
+    """Not ``prefetch_invalid_gpte``: present, and the guest has used it."""
+    return bool(gpte & PRESENT and gpte & ACCESSED)
+
+
 def is_last_gpte(gpte: int, level: int) -> bool:
     """Whether it maps memory rather than a table."""
     return level == 1 or bool(gpte & LARGE)
@@ -138,6 +143,23 @@ class ReadGpte(Op):
 
     def describe(self) -> str:
         return f"read gpte {self.gfn:#x}[{self.index}]"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadGptes(Op):
+    """The same of ``count`` entries at once."""
+
+    tables: GuestTables
+    gfn: int
+    first: int
+    count: int
+
+    def apply(self, step: Step, alternative: int) -> tuple[int, ...]:
+        indices = range(self.first, self.first + self.count)
+        return tuple(self.tables.gpte(step, self.gfn, index) for index in indices)
+
+    def describe(self) -> str:
+        return f"read gptes {self.gfn:#x}[{self.first}..{self.first + self.count - 1}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,10 @@ VcpusOption = Annotated[int, typer.Option(help="vCPUs of the VM, 1 to 8.")]
 BlocksOption = Annotated[int, typer.Option(help="Data blocks of 2M, 1 to 511.")]
 BackingOption = Annotated[str, typer.Option(help="Memory behind the data: thp, 4k or hugetlb.")]
 GuestOption = Annotated[
-    str, typer.Option(help="flat (paging off) or long (long mode; default with shadow paging).")
+    str,
+    typer.Option(
+        help="flat (paging off), long (mode; default with shadow paging) or long-4k (4K pages)."
+    ),
 ]
 
 

@@ -75,7 +75,7 @@ class Case:
         setup = self.setup
         words = ["tdpmmu", "lab", "run", "--kernel", kernel, "--mmu", setup.mmu]
         words += ["--vcpus", str(setup.vcpus), "--blocks", str(setup.blocks)]
-        words += ["--backing", setup.backing, "--guest", "long" if setup.long_mode else "flat"]
+        words += ["--backing", setup.backing, "--guest", setup.paging]
         return shlex.join([*words, "--steps", self.text])
 
 
@@ -87,7 +87,7 @@ def random_case(seed: int, number: int, mmu: str) -> Case:
         vcpus=rng.choice((1, 2, 2)),
         blocks=rng.randint(2, 6),
         backing=rng.choice((*BACKINGS, "thp", "thp")),
-        guest=rng.choice(("flat", "flat", "long")) if mmu != "shadow" else "long",
+        guest=rng.choice(("flat", "flat", "long") if mmu != "shadow" else ("long", "long-4k")),
     )
     draw = _Draw(rng, setup)
     first = draw.access(rng.choice("wwr"))

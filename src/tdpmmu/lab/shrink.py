@@ -49,6 +49,7 @@ def _simpler(case: Case) -> Iterator[Case]:
         replace(setup, vcpus=1),
         replace(setup, backing="thp"),
         replace(setup, guest="flat"),
+        replace(setup, guest="long" if setup.paging == "long-4k" else setup.guest),
         replace(setup, blocks=max(1, setup.blocks // 2)),
     ):
         yield replace(case, setup=other)

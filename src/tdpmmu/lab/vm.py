@@ -12,7 +12,8 @@ FIRST_PAGE = BLOCK_PAGES
 
 BACKINGS = ("thp", "4k", "hugetlb")
 MMUS = ("tdp", "legacy", "shadow")
-GUESTS = ("flat", "long")
+GUESTS = ("flat", "long", "long-4k")
+"""Paging off, or long mode with an identity map of 2M or of 4K pages."""
 
 NX_PARAMETERS = {
     "nx_huge_pages": "force",
@@ -24,7 +25,7 @@ NX_PARAMETERS = {
 
 @dataclass(frozen=True, slots=True)
 class VmSetup:
-    """``blocks``: data blocks of 2M (block 1 and on).  ``guest``: paging off, or long mode.
+    """``blocks``: data blocks of 2M (block 1 and on).  ``guest``: of :data:`GUESTS`.
 
     ``vms``: how many copies of the VM there are, each with a driver of its own.
     """
@@ -52,13 +53,13 @@ class VmSetup:
             raise LabError(f"vms {self.vms}: expected 1 to 8")
 
     @property
-    def long_mode(self) -> bool:
+    def paging(self) -> str:
         """Shadow paging is of interest with page tables to shadow, so that is its default."""
-        return (self.guest or ("long" if self.mmu == "shadow" else "flat")) == "long"
+        return self.guest or ("long" if self.mmu == "shadow" else "flat")
 
     def driver_options(self) -> str:
         """The driver's command line."""
-        return f"{self.blocks} {self.backing} {self.vcpus} {int(self.long_mode)}"
+        return f"{self.blocks} {self.backing} {self.vcpus} {GUESTS.index(self.paging)}"
 
     def module_parameters(self) -> dict[str, dict[str, str]]:
         """Parameters that are fixed when the modules are loaded."""

@@ -5,13 +5,14 @@ What a VM does with ``kvm.tdp_mmu=0``: shadow pages, none of which shadows a gue
 
 from __future__ import annotations
 
-from tdpmmu.arch.guest import ACC_ALL, ACC_WRITE
+from tdpmmu.arch.guest import ACC_ALL, ACC_WRITE, gpte_access, gpte_gfn, is_accessed_gpte
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import CurrentRoot, LoadRoot
 from tdpmmu.arch.table import ReadHeader, ReadSpte, TablePage
 from tdpmmu.machine.op import Add, Read
 from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fault import RET_PF_RETRY, RET_PF_SPURIOUS, Fault
+from tdpmmu.mmu.guest_walk import GuestWalker, protect_clean_gpte
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.mmu.shadow_pages import Role
 from tdpmmu.mmu.shadow_roots import ShadowRoots
@@ -108,13 +109,47 @@ class DirectMap(ShadowRoots):
             await self.direct_pte_prefetch(fault, sptep)
         return result
 
-    async def pte_prefetch(self, fault: Fault, sptep: Cell, level: int) -> None:
-        """``pte_prefetch`` of ``paging_tmpl.h``, for direct pages."""
-        header = await ReadHeader(sptep.page)
-        if not self.tdp_mmu_enabled() and header.direct and level == 1:
-            await self.direct_pte_prefetch(fault, sptep)
-
     # --- prefetch -------------------------------------------------------------------------------
+
+    def prefetch_num(self) -> int:
+        """Beside the TDP MMU shadow pages are for exploring only."""
+        return 1 if self.tdp_mmu_enabled() else min(PTE_PREFETCH_NUM, self.kvm.geometry.fanout)
+
+    async def pte_prefetch(self, fault: Fault, sptep: Cell, walker: GuestWalker) -> None:
+        """``pte_prefetch`` of ``paging_tmpl.h``: up to an entry that is not to be had."""
+        sp: TablePage = sptep.page
+        header = await ReadHeader(sp)
+        if self.prefetch_num() == 1 or header.level > 1:
+            return
+        if header.direct:
+            await self.direct_pte_prefetch(fault, sptep)
+            return
+        if await Read(self.kvm.mmu_notifier_count):
+            return
+        first = self.spte_index(sptep) // self.prefetch_num() * self.prefetch_num()
+        for index, gpte in enumerate(walker.prefetch_ptes, first):
+            cell = sp.entries[index]
+            if cell is sptep or self.kvm.format.is_shadow_present(await ReadSpte(cell)):
+                continue
+            if not await self.prefetch_gpte(fault.as_id, cell, gpte):
+                return
+
+    async def prefetch_gpte(self, as_id: int, sptep: Cell, gpte: int) -> bool:
+        """``prefetch_gpte``: only what the guest has accessed, and not into a logged slot."""
+        if not is_accessed_gpte(gpte):
+            await self.drop_spte(sptep)
+            return False
+        header = await ReadHeader(sptep.page)
+        gfn = gpte_gfn(gpte)
+        access = protect_clean_gpte(header.access & gpte_access(gpte), gpte)
+        slots = await Read(self.kvm.memslots[as_id])
+        slot = slots.find(gfn)
+        if slot is None or slot.invalid or (slot.log and access & ACC_WRITE):
+            return False
+        pfns = await self.gfn_to_page_many(slot, gfn, 1)
+        for pfn in pfns:
+            await self.prefetch_spte(slot, sptep, gfn, pfn, access)
+        return bool(pfns)
 
     async def direct_pte_prefetch(self, fault: Fault, sptep: Cell) -> None:
         """``direct_pte_prefetch``: the eight entries around, each run of empty ones in one go."""
@@ -122,7 +157,7 @@ class DirectMap(ShadowRoots):
         if await Read(kvm.mmu_notifier_count):
             return
         sp: TablePage = sptep.page
-        number = min(PTE_PREFETCH_NUM, kvm.geometry.fanout)
+        number = self.prefetch_num()
         first = self.spte_index(sptep) // number * number
         run: list[Cell] = []
         for cell in sp.entries[first : first + number]:

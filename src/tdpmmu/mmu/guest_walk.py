@@ -12,6 +12,7 @@ from tdpmmu.arch.guest import (
     PRESENT,
     GuestPaging,
     ReadGpte,
+    ReadGptes,
     gpte_access,
     gpte_gfn,
     is_last_gpte,
@@ -29,6 +30,7 @@ class GuestWalker:
         "top",
         "table_gfn",
         "ptes",
+        "prefetch_ptes",
         "pt_access",
         "pte_access",
         "gfn",
@@ -39,6 +41,7 @@ class GuestWalker:
         self.top = self.level = paging.levels
         self.table_gfn: list[int] = [paging.root_gfn]
         self.ptes: list[int] = []
+        self.prefetch_ptes: tuple[int, ...] = ()
         self.pt_access: list[int] = [ACC_ALL]
         self.pte_access = 0
         self.gfn = 0
@@ -95,8 +98,21 @@ async def walk_addr(
     return walker
 
 
-async def gpte_changed(kvm: Kvm, walker: GuestWalker, as_id: int, address: int, level: int) -> bool:
-    """``gpte_changed``: whether the entry of ``level`` is no longer what the walk read."""
+async def gpte_changed(
+    kvm: Kvm, walker: GuestWalker, as_id: int, address: int, level: int, together: int = 1
+) -> bool:
+    """``gpte_changed``: whether the entry of ``level`` is no longer what the walk read.
+
+    Of a last-level table, ``together`` entries are read at once, and kept for the prefetch.
+    """
     index = kvm.geometry.index(address, level)
+    if level == 1 and together > 1:
+        first = index // together * together
+        slots = await Read(kvm.memslots[as_id])
+        slot = slots.find(walker.table_at(level))
+        if slot is None or slot.invalid:
+            return True
+        walker.prefetch_ptes = await ReadGptes(kvm.guest, walker.table_at(level), first, together)
+        return bool(walker.prefetch_ptes[index - first] != walker.ptes[walker.top - level])
     gpte = await read_guest_atomic(kvm, as_id, walker.table_at(level), index)
     return bool(gpte != walker.ptes[walker.top - level])

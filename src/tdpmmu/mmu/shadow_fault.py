@@ -149,7 +149,8 @@ class ShadowFault(ShadowLog):
             sp = await self.get_child_sp(vcpu, sptep, table_gfn, False, access)
             if sp is not None and not await self.sync_before_linking(vcpu, sp):
                 return RET_PF_RETRY
-            if await gpte_changed(kvm, walker, fault.as_id, address, level - 1):
+            together = self.prefetch_num()
+            if await gpte_changed(kvm, walker, fault.as_id, address, level - 1, together):
                 return RET_PF_RETRY
             if sp is not None:
                 await self.link_shadow_page(sptep, sp)
@@ -175,15 +176,19 @@ class ShadowFault(ShadowLog):
             level -= 1
         result = await self.mmu_set_spte(fault, sptep, level, walker.pte_access)
         if result != RET_PF_SPURIOUS:
-            await self.pte_prefetch(fault, sptep, level)
+            await self.pte_prefetch(fault, sptep, walker)
         return result
 
     async def adjust_for_table(self, fault: Fault, spte: int, level: int) -> None:
         """``disallowed_hugepage_adjust``."""
         self.disallowed_hugepage_adjust(fault, spte, level)
 
-    async def pte_prefetch(self, fault: Fault, sptep: Cell, level: int) -> None:
-        """``pte_prefetch``: neighbouring entries; not where shadow pages are explored."""
+    def prefetch_num(self) -> int:
+        """``PTE_PREFETCH_NUM``; 1: nothing is prefetched, as where shadow pages are explored."""
+        return 1
+
+    async def pte_prefetch(self, fault: Fault, sptep: Cell, walker: GuestWalker) -> None:
+        """``pte_prefetch``: neighbouring entries."""
 
     def table_access(self, walker: GuestWalker, level: int) -> int:
         """The access of the role of a table: what all entries above it allow."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tdpmmu.arch.guest import ACC_EXEC, ACC_WRITE, ACCESSED, PRESENT, gpte_access, gpte_gfn
+from tdpmmu.arch.guest import ACC_EXEC, ACC_WRITE, gpte_access, gpte_gfn, is_accessed_gpte
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.table import Allocate, Header, ReadHeader, ReadSpte, TablePage, WriteSpte
 from tdpmmu.events.records import GfnTracked, PageLinked, Warned
@@ -203,7 +203,7 @@ class ShadowPages(NxWorker):
         gpte = await read_guest_atomic(kvm, header.as_id, header.gfn, index)
         if gpte is None:
             return None
-        if not gpte & PRESENT or not gpte & ACCESSED:
+        if not is_accessed_gpte(gpte):
             await self.drop_spte(sptep)
             return await self.dropped_in_sync()
         wanted = protect_clean_gpte(header.access & gpte_access(gpte), gpte)

@@ -6,10 +6,10 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
-from tdpmmu.arch.guest import GuestPaging, gpte_gfn
-from tdpmmu.arch.hardware import VcpuCells
+from tdpmmu.arch.guest import GuestPaging
 from tdpmmu.arch.spte import Access, SpteFormat
 from tdpmmu.conformance.replay.calls import Armed, Call, Kind, PageGot
+from tdpmmu.conformance.replay.guest_tables import GuestMemory
 from tdpmmu.conformance.replay.inputs import FaultInput, replayed
 from tdpmmu.conformance.replay.result import Result, count
 from tdpmmu.conformance.replay.threads import Threads
@@ -57,6 +57,9 @@ class Bodies:
         self.mmu.writable_as_found = set()
         self._calls = calls
         self._paging = found.paging
+        threads = {call.pid: call.vcpu for call in calls if call.kind in (Kind.FAULT, Kind.LOAD)}
+        vcpus = {pid: self.kvm.vcpus[self._vcpus[vcpu]] for pid, vcpu in threads.items()}
+        self.guest = GuestMemory(self.kvm, found.walks.found, vcpus, result)
 
     def body(self, call: Call) -> Coroutine[Any, Any, Any]:
         """The model's call."""
@@ -112,7 +115,6 @@ class Bodies:
 
     def _fault(self, call: Call) -> Any:
         vcpu = self.kvm.vcpus[self._vcpus[call.vcpu]]
-        self._write_guest_tables(vcpu, call)
         self.mmu.inputs[vcpu.number] = self._fault_input(call)
         self._find_prefetched(call)
         return self.mmu.guest_faults(vcpu, call.gfn, call.access, call.as_id, call.present)
@@ -134,26 +136,6 @@ class Bodies:
             if self._paging and isinstance(seen, PageGot) and seen.level == levels:
                 vcpu = self.kvm.vcpus[self._vcpus[call.vcpu]]
                 vcpu.paging = GuestPaging(seen.gfn, levels)
-
-    def _write_guest_tables(self, vcpu: VcpuCells, call: Call) -> None:
-        """The guest's entries are as KVM has found them."""
-        if vcpu.paging is None or not call.walk:
-            return
-        kvm = self.kvm
-        memory = kvm.layout.memory()
-        table = vcpu.paging.root_gfn
-        # A fault may be walked for more than once: the last time counts.
-        top = max(at for at, (level, _) in enumerate(call.walk) if level == vcpu.paging.levels)
-        for level, gpte in call.walk[top:]:
-            if table not in kvm.guest.entries:
-                chunk = kvm.layout.chunk(f"guest table {table:#x}")
-                kvm.guest.entries[table] = tuple(
-                    kvm.layout.cell(f"gpte {table:#x}[{index}]", 0, chunk=chunk)
-                    for index in range(kvm.geometry.fanout)
-                )
-            cell = kvm.guest.entries[table][kvm.geometry.index(call.gfn, level)]
-            memory[cell.chunk][cell.offset] = gpte
-            table = gpte_gfn(gpte)
 
     def _fault_input(self, call: Call) -> FaultInput:
         requested = call.requested

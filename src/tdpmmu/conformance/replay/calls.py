@@ -76,8 +76,7 @@ class Call:
     as logging begins; ``since``: where the thread was last seen before; ``published``: where others
     first see it.  ``over``: nothing more can belong to it.  ``cut``: the trace ends before one
     knows.  ``lost``: another thread was first to change an entry, so that nothing came of it.
-    ``silent``: a round of recovery that zapped nothing.  ``walk``: levels and entries of the
-    guest's own tables, as KVM has walked them.
+    ``silent``: a round of recovery that zapped nothing.
     """
 
     kind: Kind
@@ -103,7 +102,6 @@ class Call:
     cut: bool = False
     lost: bool = False
     silent: bool = False
-    walk: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def page(self) -> int:

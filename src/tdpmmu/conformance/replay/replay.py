@@ -79,6 +79,7 @@ class Replay:
     def run(self) -> None:
         """Replay all of it."""
         for line, what, call, seen in _in_order(self._calls):
+            self._bodies.guest.until(line)
             if seen is not None:
                 self._compare(call, line, seen)
                 self._order.compared(call)

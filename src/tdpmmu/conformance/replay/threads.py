@@ -21,6 +21,7 @@ from tdpmmu.conformance.replay.calls import (
     PageZap,
 )
 from tdpmmu.conformance.replay.freezes import Freezes
+from tdpmmu.conformance.replay.guest_tables import EVENTS, Walks
 from tdpmmu.conformance.replay.races import find_lost, find_publications
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.trace.fields import (
@@ -79,7 +80,6 @@ _ASLEEP = "prev_state=S "
 _VCPU = re.compile(r"vcpu (\d+)")
 _RANGE = re.compile(r"mmu notifier unmap range: (?:0x)?([0-9a-f]+) -- (?:0x)?([0-9a-f]+)")
 _PARAMETER = re.compile(r"STEP param:(\w+)=(\S+)")
-_ELEMENT = re.compile(r"pte ([0-9a-f]+) level (\d)")
 _MMIO = re.compile(r"sptep:\S+ gfn ([0-9a-f]+) access [0-9a-f]+ gen ([0-9a-f]+)")
 
 
@@ -100,6 +100,7 @@ class Threads:
         self._fault: dict[int, Call] = {}
         self._seen: dict[int, int] = {}
         self._freezes = Freezes(fmt)
+        self.walks = Walks(reader)
 
     def feed(self, records: Iterable[Record | Lost]) -> None:
         """Take them in; TraceError for a known event without its fields."""
@@ -149,8 +150,8 @@ class Threads:
         elif event in ("kvm_mmu_get_page", "kvm_mmu_prepare_zap_page"):
             if self.legacy:
                 self._page(record)
-        elif event == "kvm_mmu_paging_element":
-            self._walked(record)
+        elif event in EVENTS:
+            self.walks.hear(record)
         elif event == "mark_mmio_spte":
             self._mmio(record)
         elif event == "kvm_mmu_zap_all_fast":
@@ -369,15 +370,6 @@ class Threads:
         elif call is None or root:
             call = self._goes_on(Kind.LOAD, record)
         call.see(record.line, PageGot(page.gfn, page.level, record.text.endswith("new")))
-
-    def _walked(self, record: Record) -> None:
-        """An entry of the guest's tables."""
-        match = _ELEMENT.match(record.text)
-        if match is None:
-            self._reader.fail('kvm_mmu_paging_element: expected "pte P level L"', record.line)
-        call = self._fault.get(record.pid)
-        if call is not None:
-            call.walk.append((int(match[2]), int(match[1], 16)))
 
     def _mmio(self, record: Record) -> None:
         match = _MMIO.match(record.text)

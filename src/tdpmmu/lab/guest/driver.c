@@ -17,8 +17,9 @@
  * LABEL".  What cannot be done (a write to memory that mprotect() has made
  * read-only, say) is noted in the log and the program goes on.
  *
- * usage: driver BLOCKS BACKING VCPUS LONG_MODE <program >log
- * (TRACE_MARKER in the environment: where markers go)
+ * usage: driver BLOCKS BACKING VCPUS PAGING <program >log
+ * (PAGING: 0 off, 1 long mode with pages of 2M, 2 of 4K; TRACE_MARKER in the
+ * environment: where markers go)
  *
  * The VM: memslot 0 is the system block, GPA 0 to 2M, in 4K pages (code,
  * stacks, page tables).  Memslot 1 has BLOCKS blocks of 2M from GPA 2M on, the
@@ -48,6 +49,8 @@ enum {
 	CODE = 0x1000,
 	STACKS = 0x8000,	/* the stack of vCPU n ends n + 1 pages above */
 	TABLES = 0x20000,	/* PML4, PDPT, four page directories */
+	SMALL_TABLES = TABLES + 6 * PAGE,
+	MAX_TABLES = (BLOCK - SMALL_TABLES) / PAGE,
 	DONE_PORT = 0x80,
 	RET = 0xc3,
 };
@@ -90,7 +93,7 @@ struct vcpu {
 
 static struct vcpu vcpus[MAX_VCPUS];
 static unsigned long n_vcpus, n_blocks, first_page = BLOCK_PAGES, n_pages;
-static bool long_mode;
+static enum { FLAT, LONG, LONG_4K } paging;
 static int kvm, vm, marker;
 static uint8_t *sysmem, *data;
 static uint8_t *has_ret, *read_only;	/* for each page of the data */
@@ -182,6 +185,12 @@ static void make_memory(const char *backing)
 		table[512 + i] = (TABLES + (2 + i) * PAGE) | 7;
 	for (uint64_t i = 0; i < 4 * 512; i++)
 		table[1024 + i] = i * BLOCK | 0x87;
+	/* or by 4K pages, as far as there is room for tables */
+	for (uint64_t i = 0; paging == LONG_4K && i <= n_blocks && i < MAX_TABLES; i++) {
+		table[1024 + i] = (SMALL_TABLES + i * PAGE) | 7;
+		for (uint64_t j = 0; j < BLOCK_PAGES; j++)
+			table[512 * (6 + i) + j] = (i * BLOCK_PAGES + j) * PAGE | 7;
+	}
 	check(set_slot(0, 0, BLOCK, sysmem, 0), "memslot 0");
 	check(set_slot(1, BLOCK, n_blocks * BLOCK, data, 0), "memslot 1");
 }
@@ -190,7 +199,7 @@ static struct kvm_segment segment(unsigned selector, unsigned type)
 {
 	return (struct kvm_segment){
 		.limit = 0xffffffff, .selector = selector, .type = type, .present = 1,
-		.s = 1, .g = 1, .db = !(long_mode && type & 8), .l = long_mode && type & 8,
+		.s = 1, .g = 1, .db = !(paging && type & 8), .l = paging && type & 8,
 	};
 }
 
@@ -213,7 +222,7 @@ static void make_vcpu(struct vcpu *vcpu)
 	sregs.cs = segment(8, 11);
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = segment(16, 3);
 	sregs.cr0 |= 1;				/* PE */
-	if (long_mode) {
+	if (paging) {
 		sregs.cr3 = TABLES;
 		sregs.cr4 |= 1 << 5;		/* PAE */
 		sregs.efer |= 1 << 8 | 1 << 10;	/* LME, LMA */
@@ -571,13 +580,13 @@ int main(int argc, char **argv)
 	static char line[512];
 
 	if (argc != 5) {
-		fprintf(stderr, "usage: driver BLOCKS BACKING VCPUS LONG_MODE <program >log\n");
+		fprintf(stderr, "usage: driver BLOCKS BACKING VCPUS PAGING <program >log\n");
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 1 << 12);
 	n_blocks = strtoul(argv[1], NULL, 0);
 	n_vcpus = strtoul(argv[3], NULL, 0);
-	long_mode = atoi(argv[4]);
+	paging = atoi(argv[4]);
 	if (!n_blocks || n_blocks > 511 || !n_vcpus || n_vcpus > MAX_VCPUS) {
 		fprintf(stderr, "driver: 1 to 511 blocks and 1 to %d vCPUs\n", MAX_VCPUS);
 		return 2;

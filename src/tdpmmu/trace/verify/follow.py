@@ -29,6 +29,9 @@ MOST_PROBLEMS = 100
 SURE = 100
 """After how many changes it is clear whether preempt depths tell of spinning locks."""
 
+_ROOT = 4
+"""The least level of roots of 64-bit guests.  Without the TDP MMU, roots are told apart by age."""
+
 
 class Follower:
     """Takes the records in their order."""
@@ -50,6 +53,7 @@ class Follower:
         self._more_problems = 0
         self._changes = 0
         self._depth: bool | None = None
+        self._shadow_roots = 0
         self._handlers: dict[str, Callable[[Record, Thread], None]] = {
             "kvm_mmu_get_page": self._get_page,
             "kvm_mmu_set_spte": self._set_spte,
@@ -231,6 +235,7 @@ class Follower:
 
     def _get_page(self, record: Record, thread: Thread) -> None:
         page: PageInfo = record.fields
+        self._shadow_roots += page.level >= _ROOT and record.text.endswith("new")
         if page.direct:
             roots = self._forest.roots_made
             self._forest.new_page(page.level, thread)
@@ -242,7 +247,7 @@ class Follower:
             # The TDP MMU's are known from their changes.
             spte: SetSpte = record.fields
             if spte.level > 1 and self._fmt.is_large(spte.spte):
-                self._huge.installed("", "x" in spte.reading, record)
+                self._huge.installed(self._shadow_roots, "x" in spte.reading, record)
 
     # --- what is missing --------------------------------------------------------------------------
 
