@@ -7,6 +7,7 @@ import pytest
 from tdpmmu.arch.guest import parse_gpte
 from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.table import TablePage
+from tdpmmu.events.records import PfnMarkedDirty, SpteChanged
 from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.guest_writes import GuestWrites
 from tdpmmu.mmu.rmap import Rmap
@@ -61,6 +62,7 @@ SCRIPTS = {
         threads="shadow0: r1; host: unmap:0", setup="r0", huge_level=1, tables="2: 0L -"
     ),
     "a large guest page": Script(threads="shadow0: w1; host: unmap:0", tables="2: 0L 3; 3: 3 -"),
+    "the host asks what is used": Script(threads="shadow0: w0; host: age:0-1 unmap:0", **SMALL),
     "the quota": Script(threads="shadow0: r0 r2", tables="2: 3 1; 3: 0 -; 1: 0 -", mmu_pages=2),
 }
 
@@ -224,3 +226,25 @@ def test_the_legacy_mmu_takes_over_where_the_tdp_mmu_is_off(kernel: str) -> None
     assert verdict_on(script, kernel=kernel).status == HOLDS
     forgetful = verdict_on(script, LosesRmaps, kernel=kernel)
     assert "stale-translation" in {found.prop for found in forgetful.violations}
+
+
+@pytest.mark.parametrize("kernel", ["5.12", "6.1", "6.12"])
+@pytest.mark.parametrize(("spte_format", "options"), [("npt", ""), ("ept", "no-ad-bits")])
+def test_leaves_of_shadow_pages_age(kernel: str, spte_format: str, options: str) -> None:
+    script = Script(
+        threads="shadow0: w0",
+        tables=SMALL["tables"],
+        setup="w0 age:0-1",
+        format=spte_format,
+        options=options,
+    )
+    built = script.build(kernel_class(kernel))
+    fmt = built.kvm.format
+    last = [event for event in built.machine.prologue if isinstance(event, SpteChanged)][-1]
+    assert fmt.is_accessed(last.old)
+    assert not fmt.is_accessed(last.new)
+    told = [event.pfn for event in built.machine.prologue if isinstance(event, PfnMarkedDirty)]
+    tracked = options == "no-ad-bits"
+    assert fmt.is_access_track(last.new) == tracked
+    # Where W goes, the host is told that the page is dirty.
+    assert told == ([fmt.pfn(last.old)] if tracked else [])

@@ -1,4 +1,4 @@
-"""Ageing: the host asks which pages were accessed (``kvm_age_gfn``, ``tdp_mmu.c``, v6.12).
+"""Ageing: the host asks which pages were accessed (``kvm_age_gfn``, v6.12).
 
 With A/D bits the accessed bit is cleared.  Without, the leaf is made inaccessible (access
 tracking), so that the next access faults and ``fast_page_fault`` restores it.
@@ -6,9 +6,10 @@ tracking), so that the next access faults and ``fast_page_fault`` restores it.
 
 from __future__ import annotations
 
-from tdpmmu.arch.table import TablePage, WriteSpte
+from tdpmmu.arch.table import ClearSpteBits, ReadSpte, TablePage, WriteSpte, XchgSpte
 from tdpmmu.events.records import PfnMarkedDirty
 from tdpmmu.machine.op import Emit, Read
+from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.fast_page_fault import FastPageFault
 from tdpmmu.mmu.notifier import GfnRange
 from tdpmmu.mmu.tdp_iter import TdpIter
@@ -38,10 +39,47 @@ class Ageing(FastPageFault):
         await self.kvm.mmu_lock.write_lock()
         young = False
         for as_id, start, end in ranges:
-            aged = await self.tdp_mmu_age_gfn_range(as_id, start, end)
+            aged = await self.age_gfn(as_id, start, end)
             young = young or aged
         await self.kvm.mmu_lock.write_unlock()
         return young
+
+    async def age_gfn(self, as_id: int, start: int, end: int) -> bool:
+        """``kvm_age_gfn``: by rmap if there are any, and in the TDP MMU's roots."""
+        has_rmaps = self.kvm.config.shadow_pages
+        young = has_rmaps and await self.rmap_age_gfn_range(start, end)
+        in_tdp = await self.tdp_mmu_age_gfn_range(as_id, start, end)
+        return young or in_tdp
+
+    # --- shadow pages ---------------------------------------------------------------------------
+
+    async def rmap_age_gfn_range(self, start: int, end: int) -> bool:
+        """``kvm_rmap_age_gfn_range`` (``kvm_age_rmap`` up to 6.8): leaves of every level."""
+        kvm = self.kvm
+        young = False
+        for level in range(1, kvm.config.huge_level + 1):
+            first = kvm.geometry.round(start, level)
+            for gfn in range(first, end, kvm.geometry.pages(level)):
+                for sptep in await self.rmap_sptes(gfn, level, level):
+                    aged = await self.age_shadow_spte(sptep, level)
+                    young = young or aged
+        return young
+
+    async def age_shadow_spte(self, sptep: Cell, level: int) -> bool:
+        """``mmu_spte_age``: the dirty status is passed on before W goes."""
+        spte_format = self.kvm.format
+        spte = await ReadSpte(sptep)
+        if not spte_format.is_accessed(spte):
+            return False
+        if spte_format.ad_enabled(spte):
+            await ClearSpteBits(sptep, spte_format.accessed)
+            return True
+        if spte_format.is_writable(spte):
+            await Emit(PfnMarkedDirty(spte_format.pfn(spte), self.kvm.geometry.pages(level)))
+        await XchgSpte(sptep, spte_format.mark_for_access_track(spte))
+        return True
+
+    # --- the TDP MMU ----------------------------------------------------------------------------
 
     async def tdp_mmu_age_gfn_range(self, as_id: int, start: int, end: int) -> bool:
         """``kvm_tdp_mmu_age_gfn_range``: in the roots of a slot's address space."""

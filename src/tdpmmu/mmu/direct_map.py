@@ -129,7 +129,8 @@ class DirectMap(ShadowRoots):
         first = self.spte_index(sptep) // self.prefetch_num() * self.prefetch_num()
         for index, gpte in enumerate(walker.prefetch_ptes, first):
             cell = sp.entries[index]
-            if cell is sptep or self.kvm.format.is_shadow_present(await ReadSpte(cell)):
+            spte = await ReadSpte(cell)
+            if cell is sptep or self.kvm.format.is_shadow_present(spte):
                 continue
             if not await self.prefetch_gpte(fault.as_id, cell, gpte):
                 return
