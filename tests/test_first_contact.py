@@ -20,6 +20,7 @@ from tdpmmu.cli.overview import OVERVIEW
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "tdpmmu"]
+TRACE = str(ROOT / "tests" / "data" / "traces" / "6.1-second-root" / "trace.txt.xz")
 HEAVY = ("pydantic", "rich", "jinja2", "numba", "tdpmmu.mmu", "tdpmmu.worlds", "tdpmmu.scenarios")
 
 
@@ -106,6 +107,7 @@ def test_alone_it_says_all_that_it_can_do_in_one_screen() -> None:
         (["--help"], HEAVY),
         ([], (*HEAVY, "typer")),
         (["decode", "800000000ce00ee7"], (*HEAVY, "typer")),
+        (["trace", "verify", TRACE], (*HEAVY, "typer", "tdpmmu.events", "tdpmmu.machine")),
     ],
     ids=" ".join,
 )
@@ -117,6 +119,14 @@ def test_starting_loads_little(words: list[str], unwanted: tuple[str, ...]) -> N
     loaded = set(done.stderr.split())
     assert "tdpmmu.cli.entry" in loaded
     assert not loaded & set(unwanted)
+
+
+def test_plain_files_and_options_are_verified_alike() -> None:
+    quick, slow = run("trace", "verify", TRACE), run("trace", "verify", "--format", "npt", TRACE)
+    assert quick.stdout == slow.stdout != ""
+    assert "holds" in quick.stdout
+    wrong = run("trace", "verify", "no-such-file")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
 
 
 def test_plain_values_and_options_are_explained_alike() -> None:

@@ -1,6 +1,7 @@
 """Where ``tdpmmu`` starts: errors become one line, and what needs no parser gets none.
 
-Reading options takes longer than explaining an SPTE, so plain values are explained at once.
+Reading options takes longer than explaining an SPTE or verifying a short trace, so plain values and
+plain files are dealt with at once.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def _run(arguments: list[str]) -> None:
 
         show()
         return
+    if (
+        arguments[:2] == ["trace", "verify"]
+        and len(arguments) == 3
+        and not arguments[2].startswith("-")
+    ):
+        from tdpmmu.cli.verifying import verify_file
+
+        sys.exit(verify_file(arguments[2]))
     from tdpmmu.cli.main import app
 
     try:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
-
-from tdpmmu.cli.errors import UsageError
 
 
 def verify(
@@ -28,25 +24,8 @@ def verify(
 
     Exit codes: 0 all hold, 1 one is violated, 2 bad usage or a broken trace.
     """
-    from tdpmmu.trace.detect import Detector
-    from tdpmmu.trace.opening import open_trace
-    from tdpmmu.trace.records import TraceError
-    from tdpmmu.trace.verify.report import to_json, to_text
-    from tdpmmu.trace.verify.verifier import verify as verify_trace
+    from tdpmmu.cli.verifying import verify_file
 
-    try:
-        detector = Detector(format_name, kernel)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    try:
-        with open_trace(file) as reader:
-            result = verify_trace(reader, detector)
-    except TraceError as error:
-        raise UsageError(str(error)) from None
-    if as_json:
-        json.dump(to_json(result), sys.stdout, indent=2)
-        print()
-    else:
-        print(to_text(result))
-    if result.violations:
-        raise typer.Exit(1)
+    code = verify_file(file, kernel, format_name, as_json)
+    if code:
+        raise typer.Exit(code)

@@ -19,24 +19,11 @@ from tdpmmu.events.records import (
 from tdpmmu.machine.ghost import DISCIPLINE, HARM
 from tdpmmu.machine.op import Step
 from tdpmmu.properties.base import Property
+from tdpmmu.properties.rules import FLUSH_OWED, takes_nothing
 from tdpmmu.properties.view import by_address, tell
 
 Debt = tuple[int, int, Entry]
 """The thread that zapped an entry, a vCPU that may still use it, and the entry."""
-
-
-def takes_nothing(spte_format: SpteFormat, old: int, new: int) -> bool:
-    """Whether a leaf still allows all that it allowed."""
-    # Write access that dirty logging takes is flushed before its ioctl returns, without the lock;
-    # the SPTE stays MMU-writable and says so.  For access tracking nobody flushes.
-    old, new = spte_format.granted(old), spte_format.granted(new)
-    writable = spte_format.is_writable(new) or spte_format.is_mmu_writable(new)
-    return (
-        spte_format.is_shadow_present(new)
-        and spte_format.pfn(old) == spte_format.pfn(new)
-        and writable >= spte_format.is_writable(old)
-        and spte_format.is_executable(new) >= spte_format.is_executable(old)
-    )
 
 
 def _allowed(spte_format: SpteFormat, held: int, old: int) -> bool:
@@ -147,9 +134,9 @@ class _Owed(Property):
 class FlushOwed(_Owed):
     """``mmu_lock`` is not released while the thread owes a flush for what it zapped."""
 
-    name: ClassVar[str] = "flush-owed"
+    name: ClassVar[str] = FLUSH_OWED.name
     kind: ClassVar[str] = DISCIPLINE
-    meaning: ClassVar[str] = "mmu_lock is released with a TLB flush owed"
+    meaning: ClassVar[str] = FLUSH_OWED.meaning
     hears: ClassVar[tuple[type[Event], ...]] = (
         SpteChanged,
         LockReleased,

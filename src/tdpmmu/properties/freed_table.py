@@ -10,15 +10,16 @@ from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.op import USED, Step
 from tdpmmu.machine.state import Cell
 from tdpmmu.properties.base import Property
+from tdpmmu.properties.rules import FREED_TABLE
 from tdpmmu.properties.view import tell
 
 
 class FreedTable(Property):
     """When a table is freed no vCPU may hold, and no table may contain, an entry for it."""
 
-    name: ClassVar[str] = "freed-table"
+    name: ClassVar[str] = FREED_TABLE.name
     kind: ClassVar[str] = HARM
-    meaning: ClassVar[str] = "hardware reaches a freed page table"
+    meaning: ClassVar[str] = FREED_TABLE.meaning
     hears: ClassVar[tuple[type[Event], ...]] = (PageFreed,)
 
     def observe(self, step: Step, event: Event) -> None:

@@ -11,6 +11,7 @@ from tdpmmu.events.records import Event, MemslotGone, RangeZapped
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.op import USED, Step
 from tdpmmu.properties.base import Property
+from tdpmmu.properties.rules import LEFTOVER
 from tdpmmu.properties.view import first_gfn, tell, usable_leaves
 
 
@@ -20,9 +21,9 @@ class Leftover(Property):
     That holds for invalid roots, too: they are to be zapped before a memslot update completes.
     """
 
-    name: ClassVar[str] = "leftover"
+    name: ClassVar[str] = LEFTOVER.name
     kind: ClassVar[str] = HARM
-    meaning: ClassVar[str] = "a memslot or range that was removed is still mapped"
+    meaning: ClassVar[str] = LEFTOVER.meaning
     hears: ClassVar[tuple[type[Event], ...]] = (MemslotGone, RangeZapped)
 
     def observe(self, step: Step, event: Event) -> None:

@@ -8,14 +8,15 @@ from tdpmmu.events.records import Event, FreedPageTouched, PageFreed, Refcount, 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.op import Step
 from tdpmmu.properties.base import Property
+from tdpmmu.properties.rules import LEAK
 
 
 class Leak(Property):
     """When the VM is gone every page table page has been freed."""
 
-    name: ClassVar[str] = "leak"
+    name: ClassVar[str] = LEAK.name
     kind: ClassVar[str] = HARM
-    meaning: ClassVar[str] = "a page table or root is never freed"
+    meaning: ClassVar[str] = LEAK.meaning
     hears: ClassVar[tuple[type[Event], ...]] = (TornDown,)
 
     def observe(self, step: Step, event: Event) -> None:

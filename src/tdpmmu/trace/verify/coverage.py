@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tdpmmu.properties.flush_owed import FlushOwed
-from tdpmmu.properties.freed_table import FreedTable
-from tdpmmu.properties.leftover import Leftover
-from tdpmmu.properties.lifetime import Leak
-from tdpmmu.properties.spte_transition import SpteTransition
+from tdpmmu.properties.rules import FLUSH_OWED, FREED_TABLE, LEAK, LEFTOVER, SPTE_TRANSITION
 from tdpmmu.trace.verify.findings import NONE, PART, Checked
 from tdpmmu.trace.verify.flushes import Flushes
 from tdpmmu.trace.verify.huge import MEANING as HUGE_MEANING
@@ -93,7 +89,7 @@ def checked(facts: Facts) -> list[Checked]:
 
 
 def _transitions(facts: Facts) -> Checked:
-    one = Checked(SpteTransition.name, SpteTransition.meaning, judged=facts.changes)
+    one = Checked(SPTE_TRANSITION.name, SPTE_TRANSITION.meaning, judged=facts.changes)
     if not facts.changes:
         one.lacks(NONE, "no SPTE changes of the TDP MMU", _CHANGES)
     elif facts.flushes_first:
@@ -109,7 +105,7 @@ def _huge(facts: Facts) -> Checked:
 
 
 def _flush_owed(facts: Facts) -> Checked:
-    one = Checked(FlushOwed.name, FlushOwed.meaning, judged=facts.zaps)
+    one = Checked(FLUSH_OWED.name, FLUSH_OWED.meaning, judged=facts.zaps)
     if not facts.changes:
         one.lacks(NONE, "no SPTE changes of the TDP MMU", _CHANGES)
     elif not facts.called & FLUSH_ALL:
@@ -135,7 +131,7 @@ def _flush_owed(facts: Facts) -> Checked:
 
 
 def _freed_table(facts: Facts) -> Checked:
-    one = Checked(FreedTable.name, FreedTable.meaning, judged=facts.judged_frees)
+    one = Checked(FREED_TABLE.name, FREED_TABLE.meaning, judged=facts.judged_frees)
     if not facts.changes:
         one.lacks(NONE, "no SPTE changes of the TDP MMU", _CHANGES)
     elif not facts.called & FLUSH_ALL:
@@ -161,7 +157,7 @@ def _accounting(facts: Facts) -> Checked:
 
 
 def _leak(facts: Facts) -> Checked:
-    one = Checked(Leak.name, Leak.meaning, judged=facts.torn)
+    one = Checked(LEAK.name, LEAK.meaning, judged=facts.torn)
     if not facts.changes:
         one.lacks(NONE, "no SPTE changes of the TDP MMU", _CHANGES)
     elif not facts.torn:
@@ -173,7 +169,7 @@ def _leak(facts: Facts) -> Checked:
 
 
 def _leftover(facts: Facts) -> Checked:
-    one = Checked(Leftover.name, Leftover.meaning, judged=facts.unmaps)
+    one = Checked(LEFTOVER.name, LEFTOVER.meaning, judged=facts.unmaps)
     if not facts.changes:
         one.lacks(NONE, "no SPTE changes of the TDP MMU", _CHANGES)
     elif not facts.unmaps:

@@ -9,8 +9,7 @@ flush at all depends on the function that zaps (:mod:`tdpmmu.trace.verify.thread
 from __future__ import annotations
 
 from tdpmmu.arch.spte import SpteFormat
-from tdpmmu.properties.flush_owed import FlushOwed
-from tdpmmu.properties.freed_table import FreedTable
+from tdpmmu.properties.rules import FLUSH_OWED, FREED_TABLE
 from tdpmmu.trace.fields import SpteChange
 from tdpmmu.trace.records import Record
 from tdpmmu.trace.verify.findings import Findings
@@ -120,7 +119,7 @@ class Flushes:
                 self.unsure += 1
                 continue
             self._findings.violated(
-                FlushOwed.name,
+                FLUSH_OWED.name,
                 f"{debt.what} was taken away, and mmu_lock let go, without a flush",
                 (debt.record, record),
             )
@@ -134,7 +133,7 @@ class Flushes:
         self.frees += 1
         if not debt.closed:
             self._findings.violated(
-                FreedTable.name,
+                FREED_TABLE.name,
                 f"{debt.what} is freed without a flush since it was unlinked",
                 (debt.record, record),
             )

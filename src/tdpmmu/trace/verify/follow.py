@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from tdpmmu.arch.spte import SpteFormat
-from tdpmmu.properties.spte_transition import SpteTransition
+from tdpmmu.properties.rules import SPTE_TRANSITION
 from tdpmmu.trace.fields import PageInfo, SetSpte, SpteChange
 from tdpmmu.trace.records import IN_INTERRUPT, LOST, Lost, Record, Row, Run, Trace, as_record
 from tdpmmu.trace.verify.calls import Calls
@@ -205,7 +205,7 @@ class Follower:
         kind = self._kinds.of(level, old, new)
         if kind.wrong is not None or gfn & (1 << 9 * (level - 1)) - 1:
             what = kind.wrong or f"gfn {gfn:#x} is not the first of an entry at level {level}"
-            self._findings.violated(SpteTransition.name, what, (as_record(row),))
+            self._findings.violated(SPTE_TRANSITION.name, what, (as_record(row),))
         removal = forest.enter(change, kind, table, thread)
         if kind.takes:
             if not removal:

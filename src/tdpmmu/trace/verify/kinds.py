@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tdpmmu.arch.spte import BASE_ADDR_MASK, SpteFormat
-from tdpmmu.properties.flush_owed import takes_nothing
-from tdpmmu.properties.spte_transition import illegal
+from tdpmmu.properties.rules import illegal, takes_nothing
 
 _MOST = 1 << 16
 

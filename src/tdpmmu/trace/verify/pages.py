@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tdpmmu.properties.leftover import Leftover
-from tdpmmu.properties.lifetime import Leak
+from tdpmmu.properties.rules import LEAK, LEFTOVER
 from tdpmmu.trace.records import Record
 from tdpmmu.trace.verify.findings import Findings
 from tdpmmu.trace.verify.flushes import RCU_HEAD
@@ -118,7 +117,7 @@ class Pages:
             left = [f"gfn {leaf[0]:#x} at level {leaf[1]}"]
         if left:
             self._findings.violated(
-                Leak.name,
+                LEAK.name,
                 f"the VM has been torn down, but {' and '.join(left)} still mapped",
                 (begin, record),
             )
@@ -136,7 +135,7 @@ class Pages:
         left = leaf_within(self._forest.fmt, roots, start, end)
         if left is not None:
             self._findings.violated(
-                Leftover.name,
+                LEFTOVER.name,
                 f"gfns {start:#x} to {end:#x} were unmapped, but gfn {left[0]:#x} is still mapped "
                 f"at level {left[1]}",
                 (begin, record),
