@@ -22,7 +22,7 @@ from statistics import median
 
 from spin import chart
 from spin.questions import NX_SIZES, Question, nx_recovery, zoo
-from spin.running import HOLDS, UNFINISHED, Run, missing, spin, tdpmmu, timed
+from spin.running import HOLDS, UNFINISHED, VIOLATED, Run, missing, spin, tdpmmu, timed
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, CHART = DOCS / "performance-spin.md", DOCS / "performance-spin.svg"
@@ -131,27 +131,48 @@ def ratio_table(measured: dict[str, dict[str, Run]]) -> str:
     return text
 
 
-def verdict_table(sizes: list[str]) -> str:
-    """Both sides of every question: what each tool says."""
-    asked: list[Question] = []
-    for fixed in (False, True):
-        for macros in (("TURNS", "MAY_HOLD"), ("TURNS",)):
-            asked += [nx_recovery(size, fixed, *macros, "NO_FLUSH_OWED") for size in sizes]
-            asked += [zoo(name, fixed, *macros) for name in ("z2", "z36")]
-    text = "| question | side | TLB | tdpmmu | states | SPIN | states |\n"
-    text += "| --- | --- | --- | --- | ---: | --- | ---: |\n"
-    for question in sorted(asked, key=lambda q: (q.name, q.fixed)):
-        ours, theirs = tdpmmu(question, "--no-explain"), spin(question)
-        agrees = ours.verdict == theirs.verdict == (HOLDS if question.fixed else "violated")
-        if not agrees or (question.prop in ours.properties) == question.fixed:
-            raise SystemExit(f"{question.name}: {ours} but {theirs}")
-        side = "fixed" if question.fixed else "bug"
-        tlb = "sets" if "-DMAY_HOLD" in question.macros else "choices"
-        said = question.prop if not question.fixed else HOLDS
-        text += f"| {question.name} | {side} | {tlb} | {said} | {ours.states:,} "
-        text += f"| {theirs.verdict} | {theirs.states:,} |\n"
-        print(text.splitlines()[-1], file=sys.stderr)
+VERDICTS = "| question | side | TLB | tdpmmu | states | SPIN | states |\n"
+VERDICTS += "| --- | --- | --- | --- | ---: | --- | ---: |\n"
+TLBS = (("sets", ("TURNS", "MAY_HOLD")), ("choices", ("TURNS",)))
+
+
+def zoo_rows() -> str:
+    """Both sides of two entries: what each tool says."""
+    text = ""
+    for name in ("z2", "z36"):
+        for fixed in (False, True):
+            for tlb, macros in TLBS:
+                question = zoo(name, fixed, *macros)
+                ours, theirs = tdpmmu(question, "--no-explain"), spin(question, flags="-O0")
+                if (question.prop in ours.properties) == fixed:
+                    raise SystemExit(f"{name}: {ours}")
+                text += verdict_row(name, fixed, tlb, ours, theirs)
     return text
+
+
+def size_rows(size: str, runs: dict[str, Run]) -> str:
+    """The side that holds was measured, with every assertion; the other is asked for harm."""
+    text = ""
+    ours = tdpmmu(nx_recovery(size, False), "--no-explain", "--properties", "harm", "--first")
+    for tlb, macros in TLBS:
+        question = nx_recovery(size, False, *macros, "NO_FLUSH_OWED")
+        if question.prop not in ours.properties:
+            raise SystemExit(f"{size}: {ours}")
+        text += verdict_row(size, False, tlb, ours, spin(question, flags="-O0"))
+    for tlb, _ in TLBS:
+        text += verdict_row(size, True, tlb, runs["tdpmmu"], runs[f"SPIN, turns by hand, {tlb}"])
+    return text
+
+
+def verdict_row(name: str, fixed: bool, tlb: str, ours: Run, theirs: Run) -> str:
+    """One line, if both say what they must."""
+    if not ours.verdict == theirs.verdict == (HOLDS if fixed else VIOLATED):
+        raise SystemExit(f"{name}, {tlb}: {ours} but {theirs}")
+    side, said = ("fixed", HOLDS) if fixed else ("bug", ", ".join(ours.properties))
+    row = f"| {name} | {side} | {tlb} | {said} | {ours.states:,} "
+    row += f"| {theirs.verdict} | {theirs.states:,} |\n"
+    print(row.rstrip(), file=sys.stderr)
+    return row
 
 
 def toy_table(rounds: int) -> str:
@@ -205,25 +226,26 @@ def main() -> None:
     arguments = parser.parse_args()
     if missing():
         raise SystemExit(f"not installed: {', '.join(missing())}")
-    sizes = arguments.sizes
-    measured = {
-        size: measure(size, arguments.rounds, arguments.memory, arguments.seconds) for size in sizes
-    }
-    text = TEXT.format(
-        machine=machine(),
-        rounds=arguments.rounds,
-        memory=arguments.memory,
-        seconds=arguments.seconds,
-        sizes=size_table(measured),
-        ratios=ratio_table(measured),
-        verdicts=verdict_table(sizes),
-        toys=toy_table(arguments.rounds),
-    )
-    text = f"{FROM}\n\n{text}\n{TO}"
-    page = PAGE.read_text()
-    before, after = page.index(FROM), page.index(TO) + len(TO)
-    PAGE.write_text(page[:before] + text + page[after:])
-    chart.write(CHART, measured)
+    toys, rows = toy_table(arguments.rounds), zoo_rows()
+    measured: dict[str, dict[str, Run]] = {}
+    for size in arguments.sizes:
+        runs = measure(size, arguments.rounds, arguments.memory, arguments.seconds)
+        measured[size] = runs
+        rows = size_rows(size, runs) + rows
+        text = TEXT.format(
+            machine=machine(),
+            rounds=arguments.rounds,
+            memory=arguments.memory,
+            seconds=arguments.seconds,
+            sizes=size_table(measured),
+            ratios=ratio_table(measured),
+            verdicts=VERDICTS + rows,
+            toys=toys,
+        )
+        page = PAGE.read_text()
+        before, after = page.index(FROM), page.index(TO)
+        PAGE.write_text(f"{page[:before]}{FROM}\n\n{text}\n{page[after:]}")
+        chart.write(CHART, measured)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,17 @@ def check(
     workers: Annotated[
         int, typer.Option(help="Processes that search together; 0: one for each core.")
     ] = 1,
+    mode: Annotated[
+        str, typer.Option(help="exhaustive; or a part: pct (random), context-bounded.")
+    ] = "exhaustive",
+    depth: Annotated[
+        int | None, typer.Option(help="pct: orderings that a bug needs (default 3).")
+    ] = None,
+    runs: Annotated[int | None, typer.Option(help="pct: random runs (default 1000).")] = None,
+    seed: Annotated[int | None, typer.Option(help="pct: which random runs (default 0).")] = None,
+    switches: Annotated[
+        int | None, typer.Option(help="context-bounded: preemptions, at most (default 2).")
+    ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="More figures; small ones also without reduction.")
     ] = False,
@@ -91,9 +102,25 @@ def check(
 
     Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C.
     """
+    from tdpmmu.cli import partly
     from tdpmmu.worlds.explore.engine import Budget
 
     budget = Budget(states, seconds, memory)
+    search = partly.search_of(
+        mode, {"depth": depth, "runs": runs, "seed": seed, "switches": switches}
+    )
+    if search is not None:
+        alone = {
+            "the table": scenario is None,
+            "--all-kernels": all_kernels,
+            "--checkpoint": checkpoint is not None,
+            "--resume": resume is not None,
+            "--loop": loop != "auto",
+            "--workers": workers != 1,
+        }
+        for what, asked in alone.items():
+            if asked:
+                raise UsageError(f"{what} takes --mode exhaustive, not {mode}")
     if html is not None and (scenario is None or all_kernels):
         raise UsageError("--html is for one scenario on one kernel")
     if scenario is None:
@@ -142,9 +169,12 @@ def check(
         if checkpoint is not None and resume is not None:
             raise UsageError("--resume goes on saving to its own file; leave --checkpoint out")
         keeper = open_checkpoint(question, checkpoint, resume, every, (first, reduce))
-    verdict = run(
-        question, budget, first=first, reduce=reduce, loop=loop, keeper=keeper, workers=workers
-    )
+    if search is not None:
+        verdict = partly.run(question, search, budget, first=first, reduce=reduce)
+    else:
+        verdict = run(
+            question, budget, first=first, reduce=reduce, loop=loop, keeper=keeper, workers=workers
+        )
     unreduced = _unreduced(question, verdict) if stats and reduce else None
     if as_json:
         import json
@@ -411,6 +441,7 @@ def to_json(verdict: Verdict, unreduced: str | None = None) -> dict[str, Any]:
         "memory_model": MEMORY_MODEL,
         "exhausted": result.exhausted,
         "stopped": result.stopped,
+        "bound": getattr(result, "bound", None),
         "liveness": result.liveness,
         "states": result.states,
         "states_without_reduction": unreduced,

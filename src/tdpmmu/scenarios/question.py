@@ -117,8 +117,6 @@ def ask(
     workers: int = 1,
 ) -> Verdict:
     """Explore and judge.  The verdict does not depend on how many ``workers`` do it."""
-    from tdpmmu.scenarios.token import make
-
     built = question.build()
     with no_collection():
         if workers > 1:
@@ -145,6 +143,13 @@ def ask(
         result = explorer.result
         if question.properties in ("all", "harm"):
             result.liveness = check_progress(explorer)
+    return judge(question, result)
+
+
+def judge(question: Question, result: Exploration) -> Verdict:
+    """The verdict on what a search has found, with a token for each broken property."""
+    from tdpmmu.scenarios.token import make
+
     if question.properties == "discipline":
         result.violations = [found for found in result.violations if found.kind != "harm"]
     if result.violations:

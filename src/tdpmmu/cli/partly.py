@@ -1,0 +1,58 @@
+"""``tdpmmu check --mode``: searches of a part of the executions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tdpmmu.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tdpmmu.scenarios.question import Question, Verdict
+    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.partly.situations import Search
+
+OF_MODE = {
+    "exhaustive": (),
+    "pct": ("depth", "runs", "seed"),
+    "context-bounded": ("switches",),
+}
+"""Which options each mode has."""
+
+DEFAULTS = {"depth": 3, "runs": 1000, "seed": 0, "switches": 2}
+
+
+def search_of(mode: str, given: dict[str, int | None]) -> Search | None:
+    """The search that the options ask for, None for the exhaustive one; UsageError otherwise."""
+    if mode not in OF_MODE:
+        raise UsageError(f"--mode {mode}: expected {', '.join(OF_MODE)}")
+    for name, value in given.items():
+        if value is not None and name not in OF_MODE[mode]:
+            its = next(other for other, names in OF_MODE.items() if name in names)
+            raise UsageError(f"--{name} is of --mode {its}")
+    if mode == "exhaustive":
+        return None
+    from tdpmmu.scenarios.partly import few_switches, random_runs
+
+    numbers = {
+        name: DEFAULTS[name] if (value := given[name]) is None else value for name in OF_MODE[mode]
+    }
+    try:
+        if mode == "pct":
+            return random_runs(numbers["depth"], numbers["runs"], numbers["seed"])
+        return few_switches(numbers["switches"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def run(
+    question: Question, search: Search, budget: Budget, *, first: bool, reduce: bool
+) -> Verdict:
+    """Search; errors in the user's code are one line."""
+    from tdpmmu.arch.table import PoolExhausted
+    from tdpmmu.scenarios.partly import ask_partly
+    from tdpmmu.worlds.explore.position import UnsupportedPosition
+
+    try:
+        return ask_partly(question, search, budget=budget, first=first, reduce=reduce)
+    except (UnsupportedPosition, PoolExhausted) as error:
+        raise UsageError(str(error)) from None

@@ -1,0 +1,47 @@
+"""Questions that cannot be exhausted: searches of a part of the executions, and what they say."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tdpmmu.scenarios.question import Question, Verdict, judge
+from tdpmmu.worlds.explore.engine import Budget, no_collection
+from tdpmmu.worlds.explore.partly.bounded import context_bounded
+from tdpmmu.worlds.explore.partly.pct import pct
+from tdpmmu.worlds.explore.partly.situations import Search, search_partly
+
+MODES = EXHAUSTIVE, PCT, CONTEXT_BOUNDED = "exhaustive", "pct", "context-bounded"
+"""How ``tdpmmu check`` searches."""
+
+
+def random_runs(depth: int, runs: int, seed: int) -> Search:
+    """Random runs with a guarantee (PCT) for bugs that ``depth`` ordering constraints make."""
+    if depth < 1:
+        raise ValueError(f"--depth {depth}: at least 1")
+    if runs < 1:
+        raise ValueError(f"--runs {runs}: at least 1")
+    return partial(pct, depth=depth, runs=runs, seed=seed)
+
+
+def few_switches(switches: int) -> Search:
+    """All executions with at most so many preemptive context switches."""
+    if switches < 0:
+        raise ValueError(f"--switches {switches}: at least 0")
+    return partial(context_bounded, switches=switches)
+
+
+def ask_partly(
+    question: Question,
+    search: Search,
+    *,
+    budget: Budget | None = None,
+    first: bool | str = False,
+    reduce: bool = True,
+) -> Verdict:
+    """Search a part and judge: violated, or nothing found within what was searched."""
+    with no_collection():
+        result = search_partly(
+            question.build().machine, search, reduce=reduce, budget=budget, first=first
+        )
+        result.liveness = "not checked: search not exhausted"
+    return judge(question, result)
