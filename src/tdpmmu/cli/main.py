@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tdpmmu.cli.audit import audit, flushes
+from tdpmmu.cli.campaign import campaign
 from tdpmmu.cli.check import check
 from tdpmmu.cli.compare import compare
 from tdpmmu.cli.decode import CONTEXT_SETTINGS, decode
@@ -17,6 +18,7 @@ from tdpmmu.cli.kernels import kernels
 from tdpmmu.cli.lab import lab_app
 from tdpmmu.cli.record import record
 from tdpmmu.cli.simulate import simulate_app
+from tdpmmu.cli.sweep import sweep
 from tdpmmu.cli.trace import trace_app
 from tdpmmu.cli.zoo import zoo
 
@@ -34,6 +36,8 @@ app.command(short_help="Can two kernels or patches be told apart?")(compare)
 app.command(short_help="Explain SPTEs.", context_settings=CONTEXT_SETTINGS)(decode)
 app.command(short_help="List the kernels and patches.")(kernels)
 app.command(short_help="Real upstream bugs: find each, hold its fix clean.")(zoo)
+app.command(short_help="Check every combination of parameters and kernels.")(sweep)
+app.command(short_help="Random scenarios, held to every property.")(campaign)
 app.command(short_help="Take each TLB flush away: was it needed?")(flushes)
 app.command(short_help="The same for locks, RCU and zaps that may not yield.")(audit)
 app.command(short_help="Record this machine's KVM for the trace commands.")(record)

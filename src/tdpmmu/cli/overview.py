@@ -14,6 +14,8 @@ Is a flush, a lock, an order needed? Ask, and read the run that goes wrong:
   tdpmmu flushes nx-recovery              take each flush away: was it needed?
   tdpmmu audit nx-recovery                the same for locks, RCU, yields
   tdpmmu zoo z10                          real upstream bugs, found again
+  tdpmmu sweep nx-recovery --set vcpus=1,2  every combination of parameters
+  tdpmmu campaign --count 1000            random scenarios, on all cores
 
 What does a real kernel do?
   tdpmmu decode 800000000ce00ee7          what is this SPTE?

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tdpmmu.cli.errors import UsageError
+from tdpmmu.cli.tasks import Engine, Keep, Resume, Workers, run_tasks
 
 if TYPE_CHECKING:
     from tdpmmu.scenarios.zoo.run import Answer
@@ -20,6 +21,10 @@ def zoo(
     ] = False,
     only_list: Annotated[bool, typer.Option("--list", help="List without exploring.")] = False,
     seconds: Annotated[float, typer.Option("--time", help="Budget of a side, in seconds.")] = 120,
+    workers: Workers = 0,
+    engine: Engine = "processes",
+    checkpoint: Keep = None,
+    resume: Resume = None,
     width: Annotated[int, typer.Option(help="Columns of the interleaving.")] = 80,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -31,6 +36,7 @@ def zoo(
     """
     from tdpmmu.scenarios.zoo import entries
     from tdpmmu.scenarios.zoo import entry as find
+    from tdpmmu.scenarios.zoo.run import Answer, sides
     from tdpmmu.worlds.explore.engine import Budget
 
     try:
@@ -44,7 +50,17 @@ def zoo(
         if entry is None:
             raise UsageError("--explain: name one entry, as in: tdpmmu zoo z6 --explain")
         raise typer.Exit(_explain(entry, Budget(0, seconds, 0), width))
-    answers = _run([one.id for one in chosen], Budget(0, seconds, 0))
+    tasks = [[one.id, side, seconds] for one in chosen for side in sides(one.id)]
+    found = run_tasks(
+        _ask,
+        tasks,
+        "sides",
+        engine=engine,
+        workers=workers,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
+    answers = [Answer(**{**one, "properties": tuple(one["properties"])}) for one in found]
     if as_json:
         import json
 
@@ -69,30 +85,13 @@ def _list(chosen: tuple[Any, ...], as_json: bool) -> None:
         print(f"\n{len(chosen)} entries; {len(NOT_EXPRESSED)} bugs that the model cannot say")
 
 
-def _run(ids: list[str], budget: Any) -> list[Answer]:
-    """Every side of every entry, on all cores, in order."""
-    import os
-    import sys
-    from concurrent.futures import ProcessPoolExecutor
+def _ask(task: list[Any]) -> dict[str, Any]:
+    """One side, asked in whatever process."""
+    from tdpmmu.scenarios.zoo.run import answer
+    from tdpmmu.worlds.explore.engine import Budget
 
-    from tdpmmu.scenarios.zoo.run import answer, sides
-
-    jobs = [(name, side) for name in ids for side in sides(name)]
-    answers: list[Answer] = []
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        futures = [pool.submit(answer, name, side, budget) for name, side in jobs]
-        try:
-            for future in futures:
-                answers.append(future.result())
-                if sys.stderr.isatty():
-                    sys.stderr.write(f"\r{len(answers)} of {len(jobs)} sides \x1b[K")
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            if sys.stderr.isatty():
-                sys.stderr.write("\r\x1b[K")
-    return answers
+    name, side, seconds = task
+    return dataclasses.asdict(answer(name, side, Budget(0, seconds, 0)))
 
 
 def _print(chosen: tuple[Any, ...], answers: list[Answer], *, whole: bool) -> None:

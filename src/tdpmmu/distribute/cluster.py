@@ -6,13 +6,11 @@ because its embedded cluster starts in a second and is the same code as one of m
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import sys
-from pathlib import Path
 from typing import Any
 
 from tdpmmu.distribute.executor import DistributeError, PoolExecutor
+from tdpmmu.distribute.sources import sources
 
 MISSING = "Dask is needed for that: pip install 'tdpmmu[dask]'"
 
@@ -74,16 +72,6 @@ def running(address: str) -> DaskExecutor:
                 "install the same one on all machines"
             )
     return DaskExecutor(client, None, slots, distributed.KilledWorker)
-
-
-def sources() -> str:
-    """What results depend on: Python's release, and the text of this package."""
-    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
-    package = Path(__file__).parents[1]
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _library() -> Any:

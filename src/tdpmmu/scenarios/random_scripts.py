@@ -1,6 +1,6 @@
 """Random scripts: small scenarios composed of all operations, for Hypothesis to draw and shrink.
 
-Needs Hypothesis, which only development has.
+Needs Hypothesis (the extra ``campaign``).
 """
 
 from __future__ import annotations

@@ -161,6 +161,7 @@ def resolve(
     order,
     rows,
     steady,
+    common,
     lanes,
     alone,
     steps,
@@ -171,8 +172,10 @@ def resolve(
 ):
     """Look for what is missing in the states of ``todo``; those that lack it move to its front.
 
-    A question is ``(thread, position, shared, state)``; its mark says which are likely to have the
-    same answer, of which one is asked.
+    A question is ``(thread, position, shared, state)``.  Of those which are likely to have the same
+    answer, since they agree on all that answers from there have depended on, one is asked.  Who is
+    to answer is told by the chunks on which all answers have depended: so no answer, and little of
+    the way to it, is worked out twice.
     """
     threads = ctl[THREADS]
     chunks = ctl[CHUNKS]
@@ -215,18 +218,21 @@ def resolve(
             thread = missing[i]
             position = np.int64(rows[base + thread])
             mark = mix((uint64(thread) << S32) | uint64(position))
+            where = mark
             view = first_view[thread, position]
             if view == 0:
                 # Nothing is known of it yet: ask a few.
-                where = mark
                 mark = mix(mark ^ uint64(shared & 3))
             else:
+                always = common[thread, position]
+                for j in range(facts[always]):
+                    value = values[shared * chunks + facts[always + 2 + j]]
+                    where = mix(where ^ uint64(value))
                 while view != 0:
                     for j in range(facts[view]):
                         value = values[shared * chunks + facts[view + 2 + j]]
                         mark = mix(mark ^ uint64(value))
                     view = facts[view + 1]
-                where = mark
             capacity = seen.shape[0]
             slot = slot_of(mark, capacity)
             while seen[slot] != 0 and seen[slot] != mark:
@@ -249,10 +255,11 @@ def resolve(
 
 
 @compiled
-def add_facts(steps, facts, fact_slots, first_view, words):
+def add_facts(steps, facts, fact_slots, first_view, common, words):
     """Put answers in; there has to be room.
 
-    An answer is ``[thread, position, chunks, chunk..., value..., words, head, turn...]``.
+    ``common``: for each position the chunks that are in all its views, as a view.  An answer is
+    ``[thread, position, chunks, chunk..., value..., words, head, turn...]``.
     """
     at = 0
     capacity = fact_slots.shape[0]
@@ -282,8 +289,20 @@ def add_facts(steps, facts, fact_slots, first_view, words):
             steps[WRITTEN] += 2 + count
             if last == 0:
                 first_view[thread, position] = view
+                common[thread, position] = view
             else:
                 facts[last + 1] = view
+                before = common[thread, position]
+                always = steps[WRITTEN]
+                both = 0
+                for i in range(facts[before]):
+                    for j in range(count):
+                        if facts[before + 2 + i] == words[chunks + j]:
+                            facts[always + 2 + both] = words[chunks + j]
+                            both += 1
+                facts[always], facts[always + 1] = both, 0
+                steps[WRITTEN] += 2 + both
+                common[thread, position] = always
         hashed = mix(view)
         for i in range(count):
             hashed = mix(hashed ^ uint64(words[chunks + count + i]))

@@ -111,6 +111,7 @@ class Worker:
         self.numbering = Numbering(explorer.turns, explorer.positions, explorer.chunks, constants)
         self.answering = Answering(explorer.turns, self.numbering, POSITIONS)
         self.steady = np.zeros((threads, POSITIONS), np.bool_)
+        self.common = np.zeros((threads, POSITIONS), np.int64)
         for thread, table in enumerate(explorer.positions):
             self.steady[thread, 0] = not hasattr(table.op(table.initial), "vcpu")
         lanes = [t for t, one in enumerate(machine.threads) if not one.alone]
@@ -175,10 +176,10 @@ class Worker:
     def load(self) -> None:
         """Have all compiled code loaded: done before there are workers, it is done once."""
         nothing = np.zeros(0, np.int64)
-        store, steps = self.store, self.steps
+        store = self.store
         self._find(nothing)
         self._expand_to(0, nothing)
-        k.add_facts(steps, self.known.facts, self.known.fact_slots, self.known.first_view, nothing)
+        self._add_facts(nothing)
         move_facts(self.known.facts, self.known.fact_slots, self.known.fact_slots.copy())
         k.renumber(nothing, np.zeros(0, np.uint32), nothing, 0)
         k.insert(
@@ -244,6 +245,7 @@ class Worker:
                 self.store.order,
                 self.store.rows,
                 self.steady,
+                self.common,
                 self.lanes,
                 self.alone,
                 steps,
@@ -309,14 +311,14 @@ class Worker:
 
     def _add_facts(self, words: Words) -> None:
         known, steps = self.known, self.steps
-        while steps[k.WRITTEN] + 2 * len(words) + 2 > len(known.facts):
+        while steps[k.WRITTEN] + 3 * len(words) + 2 > len(known.facts):
             known.facts.resize(2 * len(known.facts), refcheck=False)
         most = int(steps[k.FACTS]) + len(words) // 5
         while most > len(known.fact_slots) // 3 * 2:
             slots = np.zeros(2 * len(known.fact_slots), np.int64)
             move_facts(known.facts, known.fact_slots, slots)
             known.fact_slots = slots
-        k.add_facts(steps, known.facts, known.fact_slots, known.first_view, words)
+        k.add_facts(steps, known.facts, known.fact_slots, known.first_view, self.common, words)
 
     # --- from one level to the next ---------------------------------------------------------------
 

@@ -1,0 +1,219 @@
+"""Many tasks: campaigns, sweeps and the zoo, on every engine, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdpmmu.distribute.engines import open_executor
+from tdpmmu.distribute.journal import Journal, JournalError, map_kept
+from tdpmmu.distribute.local import LocalExecutor
+from tdpmmu.scenarios import campaign
+from tdpmmu.scenarios.campaign import batches, run_batch, summarize
+from tdpmmu.scenarios.question import Question
+from tdpmmu.scenarios.script import Script, programs
+from tdpmmu.scenarios.zoo import entry
+
+CAMPAIGN = ["campaign", "--kernel", "6.12", "--count", "100", "--states", "150", "--json"]
+
+
+def tdpmmu(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tdpmmu.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_batches_do_not_depend_on_who_draws_them() -> None:
+    tasks = batches("6.12", 7, 12, 4, 150)
+    assert [task.scripts for task in tasks] == [4, 4, 4]
+    one = [run_batch(task) for task in tasks]
+    with open_executor("processes", 2) as executor:
+        assert executor.map_unordered(run_batch, tasks) == one
+    drawn = [sum(result["verdicts"].values()) for result in one]
+    assert all(number >= 4 for number in drawn)
+    assert one[0] != one[1] != one[2]
+
+
+def test_a_property_that_breaks_is_shrunk_and_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a kernel with a real bug put back."""
+    bug = entry("z25")
+
+    def with_bug(script: Script, kernel: str) -> Question:
+        return Question(script, bug.bug_side(), kernel, (bug.id,))
+
+    monkeypatch.setattr(campaign, "question", with_bug)
+    result = run_batch(batches("6.12", 1, 12, 12, 200)[0])
+    assert [found["property"] for found in result["found"]] == [bug.prop]
+    assert len(programs(eval(result["found"][0]["script"]).threads)) == 2
+    done = tdpmmu("explain", result["found"][0]["token"])
+    assert done.returncode == 0, done.stderr
+    longer = {**result, "found": [{**result["found"][0], "script": "x" * 1000}]}
+    summary = summarize([longer, result])[0]
+    assert summary.found == result["found"]
+    assert summary.explorations == 2 * sum(result["verdicts"].values())
+
+
+def test_every_engine_says_the_same() -> None:
+    """Searches as tasks on a cluster of this machine: verdicts, counterexamples and tokens."""
+    pytest.importorskip("distributed")
+    said = []
+    for engine in ("local", "processes", "dask"):
+        done = tdpmmu("zoo", "z1", "--json", "--engine", engine, "--workers", "2")
+        assert done.returncode == 0, done.stderr
+        answers = json.loads(done.stdout)
+        for answer in answers:
+            answer["seconds"] = 0
+        said.append(answers)
+    assert said[0] == said[1] == said[2]
+    assert said[0][0]["token"].startswith("tdpmmu1-")
+
+
+def test_sweep() -> None:
+    done = tdpmmu(
+        *["sweep", "nx-recovery", "-k", "5.12-rc4,5.12", "--set", "vcpus=1", "--json"],
+        *["--set", "legacy=0", "--set", "roots=1", "--set", "flush=bare-metal,ranged"],
+        *["--states", "2000"],
+    )
+    answers = json.loads(done.stdout)
+    assert [(one["kernel"], one["parameters"]["flush"]) for one in answers] == [
+        (kernel, flush) for kernel in ("5.12-rc4", "5.12") for flush in ("bare-metal", "ranged")
+    ]
+    assert done.returncode == {"holds": 0, "violated": 1}.get(
+        max(one["verdict"] for one in answers), 3
+    )
+    for words, expected in [
+        (["--set", "vcpus"], "--set: expected NAME=VALUE,VALUE,..., not 'vcpus'"),
+        (["--engine", "ray"], "'ray' is no engine"),
+        (["-k", "5.12,5.99"], "5.99"),
+        (["--resume", "/nonexistent/x"], "/nonexistent/x: no such file to resume from"),
+        (["--checkpoint", "/nonexistent/x"], "/nonexistent/x: cannot be written"),
+    ]:
+        done = tdpmmu("sweep", "nx-recovery", *words)
+        assert done.returncode == 2
+        assert expected in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    """kill -9 at any moment: what was done is not done again, and the answer is the same."""
+    path = tmp_path / "kept"
+    whole = tdpmmu(*CAMPAIGN, "--workers", "1")
+    assert whole.returncode in (0, 1), whole.stderr
+    option = "--checkpoint"
+    kept: dict[int, str] = {}
+    for _ in range(3):
+        command = [sys.executable, "-m", "tdpmmu.cli.main", *CAMPAIGN, option, str(path)]
+        with subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE) as process:
+            deadline = time.monotonic() + 60
+            while len(_rows(path)) <= len(kept) and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.kill()
+        now = _rows(path)
+        assert kept.items() <= now.items()
+        kept, option = now, "--resume"
+    assert len(kept) > 0
+    resumed = tdpmmu(*CAMPAIGN, "--resume", str(path), "--workers", "2")
+    assert resumed.stdout == whole.stdout
+    assert kept.items() <= _rows(path).items()
+    assert len(_rows(path)) == 5
+
+
+def _rows(path: Path) -> dict[int, str]:
+    if not path.exists():
+        return {}
+    try:
+        with sqlite3.connect(path) as db:
+            return dict(db.execute("SELECT task, result FROM results").fetchall())
+    except sqlite3.Error:  # not made yet
+        return {}
+
+
+def noted(task: list[Any]) -> int:
+    """A task that leaves a line in a file each time it is done."""
+    path, number = task
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
+    return int(number)
+
+
+def test_only_what_was_running_is_repeated(tmp_path: Path) -> None:
+    log, path = tmp_path / "log", tmp_path / "kept"
+    tasks = [[str(log), number] for number in range(20)]
+    journal = Journal(path, "x", resume=False)
+
+    def stop(index: int, result: Any) -> None:
+        if index == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        map_kept(LocalExecutor(), noted, tasks, journal, stop)
+    journal.close()
+    journal = Journal(path, "x", resume=True)
+    assert map_kept(LocalExecutor(), noted, tasks, journal) == list(range(20))
+    assert log.read_text().split() == [str(number) for number in range(20)]
+
+
+def test_disk_full(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    journal = Journal(path, "x", resume=False)
+    journal.add(0, "a" * 100)
+    journal._db.execute("PRAGMA max_page_count = 6")
+    with pytest.raises(JournalError, match=r"not written: database or disk is full") as found:
+        journal.add(1, "b" * 100_000)
+    assert "\n" not in str(found.value)
+    journal.close()
+    assert Journal(path, "x", resume=True).results == {0: "a" * 100}
+
+
+def test_damaged_and_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    journal = Journal(path, "x", resume=False)
+    journal.add(0, [1, 2])
+    journal.close()
+    with pytest.raises(JournalError, match="is there already"):
+        Journal(path, "x", resume=False)
+    with pytest.raises(JournalError, match="is of other tasks"):
+        Journal(path, "y", resume=True)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE results SET result = '[1, 3]'")
+    with pytest.raises(JournalError, match="damaged: the result of task 0"):
+        Journal(path, "x", resume=True)
+    path.write_bytes(b"SQLite format 3\0" + os.urandom(5000))
+    with pytest.raises(JournalError, match="not a journal, or damaged"):
+        Journal(path, "x", resume=True)
+    other = tmp_path / "other"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE journal (key TEXT, value TEXT)")
+    with pytest.raises(JournalError, match="format unknown, expected 1"):
+        Journal(other, "x", resume=True)
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    command = [sys.executable, "-m", "tdpmmu.cli.main", *CAMPAIGN, "--checkpoint", str(path)]
+    with subprocess.Popen(
+        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (children := _children(process.pid)) or not _rows(path):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(children[0], signal.SIGKILL)
+        _, error = process.communicate()
+    assert process.returncode == 2
+    assert error.startswith("tdpmmu: a worker died")
+    assert error.count("\n") == 1
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(word) for word in found]
