@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.conformance.replay.calls import Armed, MmioMarked, PageGot, PageZap, Seen
 from tdpmmu.conformance.replay.names import Names
 from tdpmmu.conformance.replay.result import Result, count
-from tdpmmu.conformance.replay.traced import (
-    Arms,
-    Changed,
-    Fixed,
-    Gets,
-    Marks,
-    Requested,
-    Sets,
-    What,
-    Zaps,
-)
+from tdpmmu.conformance.replay.traced import Changed, Fixed, Requested, Sets, What
 from tdpmmu.trace.fields import FastPageFault, SetSpte, SpteChange, SpteRequested
 from tdpmmu.worlds.live import Memory
 
@@ -31,16 +23,16 @@ OTHERS = {
     PageZap: "shadow pages zapped",
 }
 
-TRACED_AS = {
+_TRACED_AS: dict[type[Any], type[Any]] = {
     Requested: SpteRequested,
     Fixed: FastPageFault,
-    Arms: Armed,
-    Marks: MmioMarked,
     Sets: SetSpte,
-    Gets: PageGot,
-    Zaps: PageZap,
 }
-"""What the model's events are in a trace, if it has events of that kind at all."""
+
+
+def traced_as(what: What) -> type[Any]:
+    """What an event of the model's is in a trace, if it has events of that kind at all."""
+    return _TRACED_AS.get(type(what), type(what))
 
 
 class Comparison:
@@ -62,18 +54,10 @@ class Comparison:
                 return seen.level == what.level and seen.gfn == what.gfn
             case FastPageFault(), Fixed():
                 return self._same_fix(seen, what)
-            case Armed(), Arms():
-                return seen.gfns == what.gfns
             case SetSpte(), Sets():
                 here = (seen.gfn, seen.level, seen.spte)
                 return here == (what.gfn, what.level, what.spte)
-            case PageGot(), Gets():
-                return (seen.gfn, seen.level, seen.new) == (what.gfn, what.level, what.new)
-            case PageZap(), Zaps():
-                return (seen.gfn, seen.level) == (what.gfn, what.level)
-            case MmioMarked(), Marks():
-                return (seen.gfn, seen.generation) == (what.gfn, what.generation)
-        return False
+        return seen == what
 
     def _same(self, seen: SpteChange, what: Changed) -> bool:
         """Bit for bit, tables by name; only hardware may have set accessed and dirty bits."""

@@ -9,16 +9,13 @@ from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.arch.requests import CurrentRoot, TestAndClearReload
 from tdpmmu.arch.spte import Access
 from tdpmmu.arch.table import ReadHeader, ReadSpte, TablePage
+from tdpmmu.conformance.replay.calls import Armed, MmioMarked, PageGot, PageZap
 from tdpmmu.conformance.replay.traced import (
-    Arms,
     Changed,
     Fixed,
-    Gets,
-    Marks,
     Requested,
     Sets,
     Traced,
-    Zaps,
 )
 from tdpmmu.machine.op import Read
 from tdpmmu.machine.state import Cell
@@ -150,16 +147,16 @@ class Replayed(Base):
         result = await super().map_target_level(fault, it)
         if fault.slot is None:
             spte = await ReadSpte(it.sptep)
-            await Traced(Marks(it.gfn, self.kvm.format.mmio_generation(spte)))
+            await Traced(MmioMarked(it.gfn, self.kvm.format.mmio_generation(spte)))
         return result
 
     async def mark_mmio_spte(self, as_id: int, sptep: Cell, gfn: int, access: int) -> None:
         await super().mark_mmio_spte(as_id, sptep, gfn, access)
         spte = await ReadSpte(sptep)
-        await Traced(Marks(gfn, self.kvm.format.mmio_generation(spte)))
+        await Traced(MmioMarked(gfn, self.kvm.format.mmio_generation(spte)))
 
     async def arm_gfns(self, slot: Memslot, gfns: tuple[int, ...], pool: int) -> None:
-        await Traced(Arms(gfns))
+        await Traced(Armed(gfns))
         await super().arm_gfns(slot, gfns, pool)
 
     async def trace_set_spte(self, sptep: Cell, gfn: int, spte: int, level: int) -> None:
@@ -170,17 +167,17 @@ class Replayed(Base):
     ) -> TablePage | None:
         sp = await super().find_shadow_page(vcpu, gfn, role)
         if sp is not None:
-            await Traced(Gets(gfn, role.level, False))
+            await Traced(PageGot(gfn, role.level, False))
         return sp
 
     async def alloc_shadow_page(self, pool: int, gfn: int, role: Role) -> TablePage:
         sp = await super().alloc_shadow_page(pool, gfn, role)
-        await Traced(Gets(gfn, role.level, True))
+        await Traced(PageGot(gfn, role.level, True))
         return sp
 
     async def prepare_zap_page(self, sp: TablePage, invalid_list: InvalidList) -> int:
         header = await ReadHeader(sp)
-        await Traced(Zaps(header.gfn, header.level))
+        await Traced(PageZap(header.gfn, header.level))
         return await super().prepare_zap_page(sp, invalid_list)
 
     # --- calls ----------------------------------------------------------------------------------

@@ -7,12 +7,8 @@ from typing import Any
 
 from tdpmmu.arch.spte import SpteFormat
 from tdpmmu.conformance.replay.bodies import Bodies
-from tdpmmu.conformance.replay.calls import (
-    Call,
-    Kind,
-    Seen,
-)
-from tdpmmu.conformance.replay.compare import BY_HARDWARE, OTHERS, TRACED_AS, Comparison
+from tdpmmu.conformance.replay.calls import Armed, Call, Kind, PageGot, PageZap, Seen
+from tdpmmu.conformance.replay.compare import BY_HARDWARE, OTHERS, Comparison, traced_as
 from tdpmmu.conformance.replay.driver import Driver, Running, Stuck
 from tdpmmu.conformance.replay.names import Names
 from tdpmmu.conformance.replay.order import Order
@@ -20,16 +16,7 @@ from tdpmmu.conformance.replay.result import Divergence, Result, count
 from tdpmmu.conformance.replay.resync import Resync, let_go_of_locks
 from tdpmmu.conformance.replay.show import show, show_model, value
 from tdpmmu.conformance.replay.threads import Threads
-from tdpmmu.conformance.replay.traced import (
-    Arms,
-    Changed,
-    Gets,
-    Requested,
-    Sets,
-    Traced,
-    What,
-    Zaps,
-)
+from tdpmmu.conformance.replay.traced import Changed, Requested, Sets, Traced, What
 from tdpmmu.conformance.replay.untraced import Untraced
 from tdpmmu.conformance.replay.vm import THREADS
 from tdpmmu.trace.fields import SetSpte, SpteChange
@@ -121,7 +108,7 @@ class Replay:
         moved = not isinstance(running.op, Traced)
         try:
             while (traced := self._driver.next_traced(running)) is not None:
-                if not isinstance(traced.what, Requested | Arms):
+                if not isinstance(traced.what, Requested | Armed):
                     break
                 running.answer(None)
         except Stuck:
@@ -150,7 +137,7 @@ class Replay:
             if call.lost:
                 count(self.result.inferred, "faults that lost an entry to somebody else")
             while (traced := self._driver.next_traced(running, loses=call.lost)) is not None:
-                further = isinstance(traced.what, Changed | Sets | Gets | Zaps)
+                further = isinstance(traced.what, Changed | Sets | PageGot | PageZap)
                 if further and not self._optional(traced.what):
                     model = show_model(traced.what)
                     self._diverge(call, line, "no further change", model)
@@ -228,7 +215,7 @@ class Replay:
 
     def _optional(self, what: What) -> bool:
         """Whether the trace has no events of this kind."""
-        return type(what) in TRACED_AS and TRACED_AS[type(what)] not in self._has
+        return not isinstance(what, Changed) and traced_as(what) not in self._has
 
     # --- reporting ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tdpmmu.conformance.replay.calls import Armed, MmioMarked, PageGot, PageZap
 from tdpmmu.machine.op import Op, Step
 from tdpmmu.machine.state import Cell
 
@@ -40,21 +41,6 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True)
-class Arms:
-    """The model arms these gfns for the dirty log."""
-
-    gfns: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """``mark_mmio_spte`` of the model."""
-
-    gfn: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
 class Sets:
     """``kvm_mmu_set_spte`` of the model's shadow MMU."""
 
@@ -63,24 +49,8 @@ class Sets:
     spte: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gets:
-    """``kvm_mmu_get_page`` of the model's shadow MMU."""
-
-    gfn: int
-    level: int
-    new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Zaps:
-    """``kvm_mmu_prepare_zap_page`` of the model's shadow MMU."""
-
-    gfn: int
-    level: int
-
-
-What = Changed | Requested | Fixed | Arms | Marks | Sets | Gets | Zaps
+What = Changed | Requested | Fixed | Sets | Armed | MmioMarked | PageGot | PageZap
+"""The last four are what the kernel traces, too, bit for bit."""
 
 
 @dataclass(frozen=True, slots=True)
