@@ -71,9 +71,12 @@ def present_mask(fmt: SpteFormat, row: Row) -> Mask:
 
 def dirty_mask(fmt: SpteFormat, row: Row) -> Mask:
     """``is_dirty_spte`` of each entry."""
+    if fmt.has_ad_bits:
+        dirty: Mask = (row & np.uint64(fmt.dirty)) != 0
+        return dirty
     hardware = (row & np.uint64(fmt.ad_type)) != np.uint64(fmt.ad_disabled)
     bit = np.where(hardware, np.uint64(fmt.dirty), np.uint64(fmt.writable))
-    dirty: Mask = (row & bit) != 0
+    dirty = (row & bit) != 0
     return dirty
 
 

@@ -32,6 +32,7 @@ SMALLEST, LARGEST = 64, 2048
 _LEVEL_SHIFT = 56
 
 Ints = npt.NDArray[np.int64]
+_NONE: Ints = np.empty(0, dtype=np.int64)
 
 
 class Windows:
@@ -90,14 +91,13 @@ class BulkGuest(StepGuest):
         windows.guests.append(self)
         self._stops: list[int] = []
         self._next = 0
-        self._fills: list[tuple[int, int, int]] = []
-        self._filled = 0
-        self._planned: set[int] = set()
+        self._fill_at = self._fill_key = self._fill_price = _NONE
         self._after = 0
         self._upcoming: Touches | None = None
         self._gfns: Ints = np.empty(0, dtype=np.int64)
         self._access = np.empty(0, dtype=np.uint8)
         self._thinks: Ints = np.empty(0, dtype=np.int64)
+        self._tag: npt.NDArray[np.uint8] | None = None
 
     def root(self) -> int:
         """The number of the root that is loaded."""
@@ -157,12 +157,10 @@ class BulkGuest(StepGuest):
             # The touch that a fault was for: when it goes through is written down.
             hit[0] = False
         cost = np.full(count, self.costs.access, dtype=np.int64)
-        self._fills = []
-        self._filled = 0
+        self._fill_at = self._fill_key = self._fill_price = _NONE
         room = self.costs.tlb_entries - len(self.tlb)
         if room > 0:
             self._plan_fills(gfns, hit, level, cost, room)
-        self._planned = {key for _, key, _ in self._fills}
         self._times = np.empty(count, dtype=np.int64)
         self._times[0] = when
         steps = cost + self._thinks[at + 1 : at + count + 1]
@@ -185,21 +183,18 @@ class BulkGuest(StepGuest):
         room: int,
     ) -> None:
         """Which hits cost a walk: first ones of pages that the TLB does not hold."""
-        where = np.nonzero(hit)[0]
+        where = np.flatnonzero(hit)
         keys = (gfns[where] >> 9 * (level[where] - 1)) | level[where] << _LEVEL_SHIFT
         unique, first = np.unique(keys, return_index=True)
-        order = np.argsort(first)
-        tlb = self.tlb
-        for n in order.tolist():
-            key = int(unique[n])
-            if key in tlb:
-                continue
-            index = int(where[first[n]])
-            price = int(self._refills[key >> _LEVEL_SHIFT])
-            self._fills.append((index, key, price))
-            cost[index] += price
-            if len(self._fills) == room:
-                return
+        if self.tlb:
+            held = np.fromiter(self.tlb, dtype=np.int64, count=len(self.tlb))
+            new = ~np.isin(unique, held)
+            unique, first = unique[new], first[new]
+        order = np.argsort(first)[:room]
+        self._fill_at = where[first[order]]
+        self._fill_key = unique[order]
+        self._fill_price = self._refills[self._fill_key >> _LEVEL_SHIFT]
+        cost[self._fill_at] += self._fill_price
 
     def _stop(self) -> int:
         """The touch of the window, by its number there, up to which all is planned."""
@@ -221,13 +216,16 @@ class BulkGuest(StepGuest):
         if passed <= 0:
             return
         self.ledger.counts["GuestAccess"] += passed
-        while self._filled < len(self._fills) and self._fills[self._filled][0] < index:
-            _, key, price = self._fills[self._filled]
-            self.tlb.add(key)
-            self.ledger.stalled(REFILL, price)
-            self._filled += 1
+        if len(self._fill_at):
+            done = int(np.searchsorted(self._fill_at, index))
+            if done:
+                self.tlb.update(self._fill_key[:done].tolist())
+                self.ledger.stalled(REFILL, int(self._fill_price[:done].sum()))
+                self._fill_at = self._fill_at[done:]
+                self._fill_key = self._fill_key[done:]
+                self._fill_price = self._fill_price[done:]
         self.at += passed
-        if self.at == len(self.gfns):
+        if self.at == len(self._gfns):
             self._next_batch()
 
     def unsettle(self, touches: list[int], by: SimThread) -> None:
@@ -250,22 +248,29 @@ class BulkGuest(StepGuest):
     def _look_at(self, now: int) -> int | str:
         """The touch that is next, by what the tables say now."""
         index = self.at - self._first
-        gfn, access = self.gfns[self.at], self.accesses[self.at]
-        hit, level, present = self._look(gfn, ACCESSES[access])
+        gfn, access = int(self._gfns[self.at]), int(self._access[self.at])
+        kind = ACCESSES[access]
+        fmt = self.kvm.format
+        level, row, spte = self.walker.find(self.root(), gfn)
         self.ledger.counts["GuestAccess"] += 1
+        if not fmt.is_shadow_present(spte):
+            hit, level, present = False, level, False
+        elif not fmt.allows(spte, kind) or (kind is Access.WRITE and not fmt.is_dirty(spte)):
+            hit, level, present = self._look(gfn, kind)
+        else:
+            hit, present = True, True
         if not hit:
             if self.since < 0:
                 self.since = now
-            self.fault_gfn, self.fault_present = gfn, present
-            self.fault_access = ACCESSES[access]
-            over = -1 if present else self.macros.try_one(self, now, gfn, access)
+            over = -1
+            if spte == fmt.nonpresent:
+                over = self.macros.try_one(self, now, gfn, access, level, row)
             if over < 0:
+                self.fault_gfn, self.fault_access, self.fault_present = gfn, kind, present
                 self.left = 0
                 self._count = 0
                 return FAULTS
             now = over
-            hit, level, _ = self._look(gfn, ACCESSES[access])
-            assert hit
             self.ledger.counts["GuestAccess"] += 1
         if self.since >= 0:
             self._fault_over(now)
@@ -285,15 +290,6 @@ class BulkGuest(StepGuest):
         self._shift += due - self._time(index + 1)
         return self._due()
 
-    def _look(self, gfn: int, kind: Access) -> tuple[bool, int, bool]:
-        fmt = self.kvm.format
-        level, _, spte = self.walker.find(self.root(), gfn)
-        if not fmt.is_shadow_present(spte):
-            return False, 0, False
-        if not fmt.allows(spte, kind) or (kind is Access.WRITE and not fmt.is_dirty(spte)):
-            return super()._look(gfn, kind)
-        return True, level, True
-
     def _fill(self, gfn: int, level: int) -> tuple[int, bool]:
         """The walk of a touch that is looked at by itself; whether that upsets the window."""
         key = (gfn >> 9 * (level - 1)) | level << _LEVEL_SHIFT
@@ -303,12 +299,12 @@ class BulkGuest(StepGuest):
         self.tlb.add(key)
         refill = self.costs.refill(level)
         self.ledger.stalled(REFILL, refill)
-        left = len(self._fills) - self._filled
-        return refill, key in self._planned or left >= room
+        planned = self._fill_key
+        return refill, len(planned) >= room or bool((planned == key).any())
 
     def _planned_fill(self, index: int) -> bool:
         """Whether the window has a walk for a touch that was looked at by itself after all."""
-        return self._filled < len(self._fills) and self._fills[self._filled][0] == index
+        return len(self._fill_at) > 0 and int(self._fill_at[0]) == index
 
     # --- batches --------------------------------------------------------------------------------
 
@@ -317,6 +313,16 @@ class BulkGuest(StepGuest):
         self._upcoming = self._following()
         self._next_batch()
 
+    def _advance(self) -> None:
+        self.at += 1
+        if self.at == len(self._gfns):
+            self._next_batch()
+        else:
+            self.left = int(self._thinks[self.at])
+
+    def _touch(self) -> tuple[int, int]:
+        return int(self._gfns[self.at]), 0 if self._tag is None else int(self._tag[self.at])
+
     def _following(self) -> Touches | None:
         return next((batch for batch in self.batches if len(batch.gfn)), None)
 
@@ -324,9 +330,10 @@ class BulkGuest(StepGuest):
         batch = self._upcoming
         self.at = 0
         if batch is None:
-            self.gfns, self.left = [], FOREVER
+            self._gfns, self.left = _NONE, FOREVER
             return
-        self._take(batch)
+        self.left = int(batch.think_ns[0])
+        self._tag = batch.tag
         self._upcoming = following = self._following()
         self._gfns = batch.gfn
         self._access = batch.access

@@ -138,7 +138,8 @@ class Simulation:
         kvm, costs, ledger = self.kvm, self.costs, self.ledger
         guests: list[StepGuest] = []
         macros = Macros(self, clock)
-        walker = Walker(self.format, kvm.rows, kvm.geometry.levels)
+        walker = Walker(self.format, kvm.rows, kvm.geometry.levels, self.guest.pages)
+        self._walker = walker
         BulkOps(self, clock)
         for vcpu in kvm.vcpus:
             thread = clock.thread("vcpu")
@@ -250,6 +251,8 @@ class Simulation:
     def _changed(self, thread: SimThread, event: SpteChanged) -> None:
         fmt, level = self.format, event.level
         if level > 1 or fmt.is_shadow_present(event.old):
+            if level > 2:
+                self._walker.forget()
             self._windows.changed(event.gfn, self.kvm.geometry.pages(level), thread)
         was = fmt.is_shadow_present(event.old) and fmt.is_last(event.old, level)
         now = fmt.is_shadow_present(event.new) and fmt.is_last(event.new, level)

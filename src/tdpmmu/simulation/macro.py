@@ -107,11 +107,15 @@ class Macros:
             mine,
         )
 
-    def try_one(self, guest: BulkGuest, now: int, gfn: int, access: int) -> int:
-        """The time at which a fault that begins now is over; -1: run it."""
+    def try_one(
+        self, guest: BulkGuest, now: int, gfn: int, access: int, level: int, row: int
+    ) -> int:
+        """The time at which a fault that begins now is over; -1: run it.
+
+        The walk has found nothing in that row, a table of ``level``.
+        """
         run, clock, thread = self._run, self._clock, guest.thread
-        level, row, entry = guest.walker.find(guest.root(), gfn)
-        if entry != run.format.nonpresent or level > 2:
+        if level > 2:
             return -1
         key = self._key(guest, gfn, access, level, row)
         if key is None:

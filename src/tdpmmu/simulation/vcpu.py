@@ -124,11 +124,13 @@ class StepGuest:
         return True, level, True
 
     def _fault_over(self, now: int) -> None:
-        at = self.at
-        self.ledger.latency(
-            now - self.since, self.since, self.vcpu.number, self.gfns[at], self.tags[at]
-        )
+        gfn, tag = self._touch()
+        self.ledger.latency(now - self.since, self.since, self.vcpu.number, gfn, tag)
         self.since = -1
+
+    def _touch(self) -> tuple[int, int]:
+        """The gfn and the tag of the touch that is next."""
+        return self.gfns[self.at], self.tags[self.at]
 
     def _advance(self) -> None:
         self.at += 1
