@@ -80,6 +80,8 @@ class BulkGuest(StepGuest):
         self.macros = macros
         self.recording: Recording | None = None
         self.tlb: set[int] = set()
+        self._held: Ints = _NONE
+        self._recent: list[Ints] = []
         self._bring_forward = bring_forward
         self._refills = np.array([0, *(costs.refill(level) for level in (1, 2, 3))])
         self._size = SMALLEST
@@ -130,6 +132,8 @@ class BulkGuest(StepGuest):
 
     def flushed(self) -> None:
         self.tlb.clear()
+        self._recent.clear()
+        self._held = _NONE
 
     def settle(self, until: int) -> None:
         """Count what has hit by then."""
@@ -186,15 +190,23 @@ class BulkGuest(StepGuest):
         where = np.flatnonzero(hit)
         keys = (gfns[where] >> 9 * (level[where] - 1)) | level[where] << _LEVEL_SHIFT
         unique, first = np.unique(keys, return_index=True)
-        if self.tlb:
-            held = np.fromiter(self.tlb, dtype=np.int64, count=len(self.tlb))
-            new = ~np.isin(unique, held)
+        held = self._held_keys()
+        if len(held):
+            at = np.minimum(np.searchsorted(held, unique), len(held) - 1)
+            new = held[at] != unique
             unique, first = unique[new], first[new]
         order = np.argsort(first)[:room]
         self._fill_at = where[first[order]]
         self._fill_key = unique[order]
         self._fill_price = self._refills[self._fill_key >> _LEVEL_SHIFT]
         cost[self._fill_at] += self._fill_price
+
+    def _held_keys(self) -> Ints:
+        """What the TLB holds, in order."""
+        if self._recent:
+            self._held = np.sort(np.concatenate([self._held, *self._recent]))
+            self._recent.clear()
+        return self._held
 
     def _stop(self) -> int:
         """The touch of the window, by its number there, up to which all is planned."""
@@ -219,7 +231,9 @@ class BulkGuest(StepGuest):
         if len(self._fill_at):
             done = int(np.searchsorted(self._fill_at, index))
             if done:
-                self.tlb.update(self._fill_key[:done].tolist())
+                keys = self._fill_key[:done]
+                self.tlb.update(keys.tolist())
+                self._recent.append(keys)
                 self.ledger.stalled(REFILL, int(self._fill_price[:done].sum()))
                 self._fill_at = self._fill_at[done:]
                 self._fill_key = self._fill_key[done:]
@@ -297,6 +311,7 @@ class BulkGuest(StepGuest):
         if key in self.tlb or room <= 0:
             return 0, False
         self.tlb.add(key)
+        self._recent.append(np.array([key]))
         refill = self.costs.refill(level)
         self.ledger.stalled(REFILL, refill)
         planned = self._fill_key
