@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tdpmmu.events.records import DirtyLogReturned
+from tdpmmu.machine.op import Emit, Read
+from tdpmmu.mmu.dirty_log import TakeDirtyBits
 from tdpmmu.mmu.kvm import Memslot
+from tdpmmu.simulation.dirty import CopyDirtyLog, FindDirty
 from tdpmmu.simulation.guest import MODES, Knobs
 
 if TYPE_CHECKING:
@@ -39,6 +43,42 @@ class Simulated(Base):
 
     def logs_by_cpu(self) -> bool:
         return self.knobs.pml
+
+    # --- the dirty log --------------------------------------------------------------------------
+
+    def range_in_slot(self, slot: Memslot, gfns: Any) -> bool:
+        return slot.covers(int(gfns[0])) and slot.covers(int(gfns[-1]))
+
+    async def get_dirty_log(self, as_id: int, gfn: int, pool: int) -> None:
+        """``kvm_get_dirty_log_protect``; with manual protect all that it says is cleared next."""
+        kvm = self.kvm
+        await kvm.slots_lock.lock()
+        slots = await Read(kvm.memslots[as_id])
+        slot = slots.find(gfn)
+        seen: Any = ()
+        if slot is not None and slot.log:
+            if self.manual_protect():
+                seen = await CopyDirtyLog()
+            else:
+                await self.take_and_arm(slot, range(slot.base_gfn, slot.npages), pool)
+        await kvm.slots_lock.unlock()
+        if len(seen):
+            await self.clear_dirty_log(as_id, seen, pool)
+
+    async def take_and_arm(self, slot: Memslot, gfns: Any, pool: int) -> None:
+        """Word by word, as the kernel does it; words without a bit are only looked at."""
+        kvm = self.kvm
+        await kvm.mmu_lock.write_lock()
+        words = await FindDirty(gfns)
+        for word in words:
+            taken = await TakeDirtyBits(kvm.dirty_bitmap[slot.as_id], slot.as_id, word)
+            await self.arm_gfns(slot, taken, pool)
+        await kvm.mmu_lock.write_unlock()
+        if words:
+            await self.flush_remote_tlbs()
+        await Emit(DirtyLogReturned(slot.as_id))
+
+    # --- the host -------------------------------------------------------------------------------
 
     def recovery_period(self, period_ms: int) -> int:
         """``calc_nx_huge_pages_recovery_period``, in ms."""

@@ -17,6 +17,7 @@ from tdpmmu.mmu.kvm import Config, Memslot
 from tdpmmu.simulation.bulk import BulkOps, bulk_layers
 from tdpmmu.simulation.bulk_guest import BulkGuest, Windows
 from tdpmmu.simulation.calls import host, recovery_worker
+from tdpmmu.simulation.dirty import DirtyBits
 from tdpmmu.simulation.guest import LEVELS, Guest, Knobs, Workload
 from tdpmmu.simulation.kernel import simulated
 from tdpmmu.simulation.macro import Macros
@@ -95,6 +96,7 @@ class Simulation:
         for vcpu in kvm.vcpus:
             vcpu.thread = vcpu.number
             at_once(self.mmu.mmu_load(vcpu, 0), kvm)
+            self.memory[vcpu.pml_on.chunk][vcpu.pml_on.offset] = self.knobs.pml
         cell = kvm.vcpus[0].loaded
         root = kvm.hardware.page_by_number[self.memory[cell.chunk][cell.offset][0]]
         assert isinstance(root, ArrayPage)
@@ -141,6 +143,7 @@ class Simulation:
         walker = Walker(self.format, kvm.rows, kvm.geometry.levels, self.guest.pages)
         self._walker = walker
         BulkOps(self, clock)
+        DirtyBits(clock, self.guest.pages)
         for vcpu in kvm.vcpus:
             thread = clock.thread("vcpu")
             if self._bulk:

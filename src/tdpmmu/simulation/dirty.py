@@ -1,0 +1,91 @@
+"""The dirty bitmap of a large slot: an array, of which the host's kernel makes what is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tdpmmu.events.records import DirtyLogTaken, PageMarkedDirty
+from tdpmmu.machine.op import Op
+from tdpmmu.mmu.dirty_log import NewDirtyBitmap, SetDirtyBit, TakeDirtyBits
+
+if TYPE_CHECKING:
+    from tdpmmu.worlds.simulate.clock import Clock
+    from tdpmmu.worlds.simulate.thread import SimThread
+
+WORD = 64
+
+Gfns = range | npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FindDirty(Op):
+    """Look at each word of the bitmap that has some of ``gfns``: those with bits set, by word."""
+
+    gfns: Gfns
+
+
+@dataclass(frozen=True, slots=True)
+class CopyDirtyLog(Op):
+    """Userspace's copy of the bitmap: the gfns that are set."""
+
+
+class DirtyBits:
+    """The one slot's bitmap, and what is done with it in virtual time."""
+
+    def __init__(self, clock: Clock, pages: int) -> None:
+        self.bits = np.zeros(pages, dtype=np.bool_)
+        self._clock = clock
+        clock.handlers[SetDirtyBit] = self._set
+        clock.handlers[TakeDirtyBits] = self._take
+        clock.handlers[NewDirtyBitmap] = self._new
+        clock.handlers[FindDirty] = self._find
+        clock.handlers[CopyDirtyLog] = self._copy
+
+    def _set(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, SetDirtyBit)
+        self.bits[op.gfn] = True
+        thread.step.emit(PageMarkedDirty(op.as_id, op.gfn))
+        self._clock.complete(thread, None, self._clock.costs.dirty_bit)
+        return True
+
+    def _take(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, TakeDirtyBits)
+        taken = tuple(gfn for gfn in op.gfns if self.bits[gfn])
+        if taken:
+            self.bits[list(taken)] = False
+            thread.step.emit(DirtyLogTaken(op.as_id, taken))
+        self._clock.complete(thread, taken, self._clock.costs.dirty_word)
+        return True
+
+    def _new(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, NewDirtyBitmap)
+        self.bits = np.zeros(len(self.bits), dtype=np.bool_)
+        if op.full:
+            self.bits[:] = True
+            self._clock.ledger.counts["PageMarkedDirty"] += len(self.bits)
+        self._clock.complete(thread, None, self._clock.costs.ioctl)
+        return True
+
+    def _find(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, FindDirty)
+        gfns = op.gfns
+        if isinstance(gfns, range):
+            words = -(-len(gfns) // WORD)
+            found = np.flatnonzero(self.bits[gfns.start : gfns.stop]) + gfns.start
+        else:
+            words = len(np.unique(gfns // WORD))
+            found = gfns[self.bits[gfns]]
+        cuts = np.flatnonzero(np.diff(found // WORD)) + 1
+        by_word = [tuple(part.tolist()) for part in np.split(found, cuts) if len(part)]
+        self._clock.complete(thread, by_word, words * self._clock.costs.read)
+        return True
+
+    def _copy(self, thread: SimThread, op: Op) -> bool:
+        words = -(-len(self.bits) // WORD)
+        price = words * self._clock.costs.read
+        self._clock.complete(thread, np.flatnonzero(self.bits), price)
+        return True
