@@ -9,8 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tdpmmu.events.records import DirtyLogTaken, Event
 from tdpmmu.simulation import machine
-from tdpmmu.simulation.guest import Guest, HostEvent, Knobs, Touches, Unmap
+from tdpmmu.simulation.guest import (
+    MODES,
+    READ,
+    WRITE,
+    DirtyLog,
+    GetDirtyLog,
+    Guest,
+    HostEvent,
+    Knobs,
+    Touches,
+    Unmap,
+)
 from tdpmmu.simulation.machine import Simulation
 from tdpmmu.simulation.result import Result
 from tdpmmu.worlds.simulate.costs import load_costs
@@ -24,9 +36,13 @@ class Some:
     """Touches of a few regions; how close together they come differs from part to part."""
 
     def __init__(
-        self, seed: int, parts: list[tuple[int, int]], unmaps: list[tuple[int, int, int]]
+        self,
+        seed: int,
+        parts: list[tuple[int, int]],
+        unmaps: list[tuple[int, int, int]],
+        logged: bool = False,
     ) -> None:
-        self.seed, self.parts, self.unmaps = seed, parts, unmaps
+        self.seed, self.parts, self.unmaps, self.logged = seed, parts, unmaps, logged
 
     def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
         rng = np.random.default_rng([self.seed, vcpu])
@@ -41,8 +57,13 @@ class Some:
             )
 
     def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
-        for at, gfn, pages in sorted(self.unmaps):
-            yield at, Unmap(gfn, pages)
+        events: list[tuple[int, HostEvent]] = [
+            (at, Unmap(gfn, pages)) for at, gfn, pages in self.unmaps
+        ]
+        if self.logged:
+            events += [(400_000, DirtyLog(True)), (1_900_000, DirtyLog(False))]
+            events += [(at, GetDirtyLog()) for at in (700_000, 1_200_000)]
+        yield from sorted(events, key=lambda event: event[0])
 
 
 def both(
@@ -81,6 +102,8 @@ UNMAPS = st.lists(
     seed=st.integers(0, 1000),
     parts=PARTS,
     unmaps=UNMAPS,
+    log=st.sampled_from(["", "", "bitmap", "manual", "initially-set", "pml"]),
+    eager_split=st.booleans(),
 )
 def test_bulk_is_step_by_step(
     kernel: str,
@@ -93,10 +116,19 @@ def test_bulk_is_step_by_step(
     seed: int,
     parts: list[tuple[int, int]],
     unmaps: list[tuple[int, int, int]],
+    log: str,
+    eager_split: bool,
 ) -> None:
     guest = Guest(REGIONS << 21, vcpus, backing, mapped=mapped, cpu=cpu)
-    knobs = Knobs(ratio=ratio, period_ms=1, preemption=preemption)
-    steps, bulk = both(kernel, guest, knobs, Some(seed, parts, unmaps))
+    knobs = Knobs(
+        ratio=ratio,
+        period_ms=1,
+        preemption=preemption,
+        eager_split=eager_split,
+        dirty_log=log if log in MODES else MODES[0],
+        pml=log == "pml" and cpu == "ept",
+    )
+    steps, bulk = both(kernel, guest, knobs, Some(seed, parts, unmaps, bool(log)))
     assert steps.same_as(bulk) == []
 
 
@@ -140,3 +172,51 @@ def test_bulk_does_less(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results[0].same_as(results[1]) == []
     assert results[0].counts["NxPageRecovered"] > 1
     assert operations[0] > 20 * operations[1]
+
+
+class Writes:
+    """Each vCPU writes to every eighth page, then reads all."""
+
+    def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
+        written = np.arange(vcpu, REGIONS * 512, 8)
+        think = np.full(len(written), 500, dtype=np.int64)
+        think[0] = 1_000_000
+        yield Touches(think, written, np.full(len(written), WRITE, dtype=np.uint8))
+        pages = np.arange(REGIONS * 512)
+        yield Touches(np.full(len(pages), 50), pages, np.full(len(pages), READ, dtype=np.uint8))
+
+    def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
+        yield 500_000, DirtyLog(True)
+        yield 4_000_000, GetDirtyLog()
+        yield 5_000_000, GetDirtyLog()
+        yield 6_000_000, DirtyLog(False)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "6.18"])
+@pytest.mark.parametrize("log", ["bitmap", "manual", "pml"])
+def test_the_dirty_log_has_what_was_written(
+    kernel: str, log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    hear = Simulation._hear
+
+    def listening(self: Simulation, thread: SimThread, event: Event) -> None:
+        if isinstance(event, DirtyLogTaken):
+            taken.extend(event.gfns)
+        hear(self, thread, event)
+
+    monkeypatch.setattr(Simulation, "_hear", listening)
+    guest = Guest(REGIONS << 21, 2)
+    knobs = Knobs(dirty_log=log if log in MODES else MODES[0], pml=log == "pml", ratio=0)
+    run = Simulation(kernel, guest, knobs, COSTS, Writes(), 1)
+    result = run.run(8_000_000)
+    written = {gfn for gfn in range(REGIONS * 512) if gfn % 8 < 2}
+    assert set(taken) >= written
+    assert len(taken) == len(set(taken))
+    if log != "pml":
+        # Read faults make no page dirty, and the split is not one of the guest's.
+        assert set(taken) == written
+    # Logging has split everything; its end zaps the tables, from 6.13 it puts huge pages there.
+    small = result.coverage[:, 2]
+    assert small.max() == guest.memory_bytes
+    assert result.coverage[-1].tolist()[1:] == [guest.memory_bytes * (kernel == "6.18"), 0]

@@ -95,6 +95,7 @@ class BulkGuest(StepGuest):
         self._next = 0
         self._fill_at = self._fill_key = self._fill_price = _NONE
         self._after = 0
+        self._away = True
         self._upcoming: Touches | None = None
         self._gfns: Ints = np.empty(0, dtype=np.int64)
         self._access = np.empty(0, dtype=np.uint8)
@@ -114,30 +115,39 @@ class BulkGuest(StepGuest):
         if self.left >= FOREVER:
             self.due, self._count = FOREVER, 0
             return FOREVER
-        self._size = max(SMALLEST, self._size // 2)
-        return self._plan(now + self.left)
+        if not self._count:
+            self._size = max(SMALLEST, self._size // 2)
+            return self._plan(now + self.left)
+        # What was planned before the guest was left is still right, but for the time.
+        self._away = False
+        self._shift += now + self.left - self._time(self.at - self._first)
+        return self._due()
 
     def kick(self, now: int) -> str:
         if self._count:
             reached = int(np.searchsorted(self._times, now - self._shift))
-            self._leave(min(reached, self._stop()), now)
+            index = min(reached, self._stop())
+            when = self._time(index)
+            self._pass(index)
+            self.left = FOREVER if when >= FOREVER else max(0, when - now)
+            self._leave(index)
         return KICKED
 
-    def _leave(self, index: int, now: int) -> None:
+    def _leave(self, index: int) -> None:
         """Out of the guest before that touch of the window."""
-        when = self._time(index)
-        self._pass(index)
-        self.left = FOREVER if when >= FOREVER else max(0, when - now)
-        self._count = 0
+        self._away = True
+        if index == self._count:
+            self._count = 0
 
     def flushed(self) -> None:
         self.tlb.clear()
         self._recent.clear()
         self._held = _NONE
+        self._count = 0
 
     def settle(self, until: int) -> None:
         """Count what has hit by then."""
-        if self._count:
+        if self._count and not self._away:
             reached = int(np.searchsorted(self._times, until - self._shift, side="right"))
             self._pass(min(reached, self._stop()))
 
@@ -175,7 +185,7 @@ class BulkGuest(StepGuest):
         self._regions[count:] = -1
         self._stops = np.nonzero(~hit)[0].tolist()
         self._next = 0
-        self._first, self._count, self._shift = at, count, 0
+        self._first, self._count, self._shift, self._away = at, count, 0, False
         return self._due()
 
     def _plan_fills(
@@ -246,10 +256,12 @@ class BulkGuest(StepGuest):
         """These touches of the window, in order, have to be looked at one by one."""
         if not self._count:
             return
-        # Of what happens at one time, the thread with the smaller number does it first.
-        side: Literal["left", "right"] = "left" if by.number < self.thread.number else "right"
-        here = int(np.searchsorted(self._times, by.now - self._shift, side=side))
-        here = max(here, self.at - self._first)
+        here = self.at - self._first
+        if not self._away:
+            # Of what happens at one time, the thread with the smaller number does it first.
+            side: Literal["left", "right"] = "left" if by.number < self.thread.number else "right"
+            passed = int(np.searchsorted(self._times, by.now - self._shift, side=side))
+            here = max(here, passed)
         stops = self._stops
         for index in touches[bisect_left(touches, here) :]:
             at = bisect_left(stops, index, self._next)
@@ -282,24 +294,27 @@ class BulkGuest(StepGuest):
             if over < 0:
                 self.fault_gfn, self.fault_access, self.fault_present = gfn, kind, present
                 self.left = 0
-                self._count = 0
+                self._leave(index)
                 return FAULTS
             now = over
             self.ledger.counts["GuestAccess"] += 1
         if self.since >= 0:
             self._fault_over(now)
         refill, stale = self._fill(gfn, level)
+        stale = stale or self._planned_fill(index)
         self._advance()
-        due = now + self.costs.access + refill + self.left
-        if len(self.thread.step[self.vcpu.pml]) >= PML_ENTRIES:
-            self.left = due - now
-            self._count = 0
-            return PML_FULL
         self._next += 1
+        due = now + self.costs.access + refill + self.left
+        if self.at == 0 or stale:
+            self._count = 0
+        if len(self.thread.step[self.vcpu.pml]) >= PML_ENTRIES:
+            self.left = min(FOREVER, due - now)
+            self._away = True
+            return PML_FULL
         if self.left >= FOREVER:
             self.due, self._count = FOREVER, 0
             return FOREVER
-        if self.at == 0 or stale or self._planned_fill(index):
+        if not self._count:
             return self._plan(due)
         self._shift += due - self._time(index + 1)
         return self._due()
