@@ -25,6 +25,7 @@ from tdpmmu.simulation.guest import (
 )
 from tdpmmu.simulation.machine import Simulation
 from tdpmmu.simulation.result import Result
+from tdpmmu.simulation.vcpu import PML_ENTRIES
 from tdpmmu.worlds.simulate.costs import load_costs
 from tdpmmu.worlds.simulate.thread import SimThread
 
@@ -211,9 +212,12 @@ def test_the_dirty_log_has_what_was_written(
     run = Simulation(kernel, guest, knobs, COSTS, Writes(), 1)
     result = run.run(8_000_000)
     written = {gfn for gfn in range(REGIONS * 512) if gfn % 8 < 2}
-    assert set(taken) >= written
     assert len(taken) == len(set(taken))
-    if log != "pml":
+    if log == "pml":
+        # What is in a CPU's own log when the bitmap is fetched comes with the next one.
+        assert taken
+        assert len(written - set(taken)) <= 2 * PML_ENTRIES
+    else:
         # Read faults make no page dirty, and the split is not one of the guest's.
         assert set(taken) == written
     # Logging has split everything; its end zaps the tables, from 6.13 it puts huge pages there.

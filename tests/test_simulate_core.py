@@ -245,18 +245,21 @@ def _operations() -> set[str]:
     while todo:
         kind = todo.pop()
         todo += kind.__subclasses__()
+        if kind.__module__ in NOT_SIMULATED:
+            continue
         if kind.__module__.startswith(tuple(f"{tdpmmu.__name__}.{room}." for room in rooms)):
             found.add(kind.__name__)
     return found
 
 
-HANDLED = {"Emit", "Acquire", "SpinAcquire", "Sleep", "AccessMemory", "Op", "Spte"}
+HANDLED = {"Emit", "Acquire", "SpinAcquire", "Sleep", "AccessMemory", "Op", "Spte", "ForgeEntry"}
 """Priced by event or by how they went, or not met in a simulation."""
-SHADOW_ONLY = {"ReadGpte", "WriteGuestMemory", "GuestFlush", "ForgeEntry"}
+NOT_SIMULATED = ("tdpmmu.arch.guest", "tdpmmu.mmu.guest_walk")
+"""Guests whose page tables KVM shadows."""
 
 
 def test_every_operation_has_a_price() -> None:
-    assert _operations() - set(PRICES) - HANDLED - SHADOW_ONLY == set()
+    assert _operations() - set(PRICES) - HANDLED == set()
     assert set(PRICES) <= _operations()
 
     class Unheard(Op):
