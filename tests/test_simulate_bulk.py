@@ -25,7 +25,6 @@ from tdpmmu.simulation.guest import (
 )
 from tdpmmu.simulation.machine import Simulation
 from tdpmmu.simulation.result import Result
-from tdpmmu.simulation.vcpu import PML_ENTRIES
 from tdpmmu.worlds.simulate.costs import load_costs
 from tdpmmu.worlds.simulate.thread import SimThread
 
@@ -213,13 +212,9 @@ def test_the_dirty_log_has_what_was_written(
     result = run.run(8_000_000)
     written = {gfn for gfn in range(REGIONS * 512) if gfn % 8 < 2}
     assert len(taken) == len(set(taken))
-    if log == "pml":
-        # What is in a CPU's own log when the bitmap is fetched comes with the next one.
-        assert taken
-        assert len(written - set(taken)) <= 2 * PML_ENTRIES
-    else:
-        # Read faults make no page dirty, and the split is not one of the guest's.
-        assert set(taken) == written
+    # Read faults make no page dirty, and the split is not one of the guest's.  A CPU's own log is
+    # emptied when the bitmap is fetched, too late for this time but not for the next.
+    assert set(taken) == written
     # Logging has split everything; its end zaps the tables, from 6.13 it puts huge pages there.
     small = result.coverage[:, 2]
     assert small.max() == guest.memory_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tdpmmu.arch.requests import NeedsIpi, SendIpi
 from tdpmmu.events.records import DirtyLogReturned
 from tdpmmu.machine.op import Emit, Read
 from tdpmmu.mmu.dirty_log import TakeDirtyBits
@@ -53,6 +54,8 @@ class Simulated(Base):
         """``kvm_get_dirty_log_protect``; with manual protect all that it says is cleared next."""
         kvm = self.kvm
         await kvm.slots_lock.lock()
+        if self.logs_by_cpu():
+            await self.flush_pml_buffers()
         slots = await Read(kvm.memslots[as_id])
         slot = slots.find(gfn)
         seen: Any = ()
@@ -64,6 +67,12 @@ class Simulated(Base):
         await kvm.slots_lock.unlock()
         if len(seen):
             await self.clear_dirty_log(as_id, seen, pool)
+
+    async def flush_pml_buffers(self) -> None:
+        """``kvm_flush_pml_buffers``: who leaves the guest empties its log; nobody waits for it."""
+        for vcpu in self.kvm.vcpus:
+            if await NeedsIpi(self.kvm.hardware, vcpu):
+                await SendIpi(vcpu)
 
     async def take_and_arm(self, slot: Memslot, gfns: Any, pool: int) -> None:
         """Word by word, as the kernel does it; words without a bit are only looked at."""
