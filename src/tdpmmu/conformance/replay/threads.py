@@ -29,12 +29,14 @@ from tdpmmu.trace.fields import (
     PageFault,
     PageInfo,
     Probe,
+    ProbeReturn,
     SetSpte,
     SpteChange,
     SpteRequested,
     parse_fields,
     probe_number,
 )
+from tdpmmu.trace.owners import UNMAP
 from tdpmmu.trace.records import Lost, Record, Trace
 
 STARTS: dict[str, Kind] = {
@@ -163,6 +165,8 @@ class Threads:
             self._marker(record)
         elif record.function or isinstance(record.fields, Probe):
             self._function(record)
+        elif isinstance(record.fields, ProbeReturn) and record.fields.function == UNMAP:
+            self._unmapped(record)
 
     # --- starts ---------------------------------------------------------------------------------
 
@@ -209,6 +213,12 @@ class Threads:
             )
         call = self._start(Kind.UNMAP, record)
         call.start, call.end = int(match[1], 16), int(match[2], 16)
+
+    def _unmapped(self, record: Record) -> None:
+        """Without this the last change is all that tells how long an unmap goes on."""
+        call = self._open.get(record.pid)
+        if call is not None and call.kind is Kind.UNMAP:
+            call.last = record.line
 
     def _function(self, record: Record) -> None:
         name = record.function
