@@ -91,7 +91,7 @@ def nx_recovery(
 ) -> None:
     """What recovery of NX huge pages costs vCPUs, and what it gives them.
 
-    Example: tdpmmu simulate nx-recovery --memory 16G --vcpus 8 --ratio 0,60 --plot nx.png
+    Example: tdpmmu simulate nx-recovery --memory 4G --ratio 0,60 --plot nx.png
 
     Exit codes: 0 done, 2 bad usage.
     """
@@ -135,7 +135,7 @@ def dirty_log(
 ) -> None:
     """What dirty logging costs vCPUs: on, fetched round by round as in a migration, off.
 
-    Example: tdpmmu simulate dirty-log --memory 16G --vcpus 8 --mode bitmap,manual
+    Example: tdpmmu simulate dirty-log --memory 1G --mode bitmap,manual
 
     Exit codes: 0 done, 2 bad usage.
     """

@@ -162,7 +162,7 @@ def _workload(table: Table, guest: Guest, host: tuple[HostWork, ...]) -> AnyWork
         made = UdpPingPong(
             guest,
             round_trip_ns=table.take("round_trip", _time, 66_000),
-            pages=table.take("pages", whole(1), 8),
+            pages=table.take("pages", whole(1), 2),
             executed=table.take("executed", number(0, 1), 1.0),
             executes=table.take("executes", number(0, 1), 0.25),
         )

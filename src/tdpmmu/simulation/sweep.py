@@ -38,7 +38,10 @@ def combinations(
     seeds: Sequence[int],
     bulk: bool = True,
 ) -> list[Run]:
-    """Each kernel with each ratio, each period and each seed, in that order."""
+    """Each kernel with each ratio, each period and each seed, in that order.
+
+    A ratio of 0 has no period: it is taken once.
+    """
     return [
         Run(
             kernel,
@@ -51,6 +54,7 @@ def combinations(
             bulk,
         )
         for kernel, ratio, period, seed in itertools.product(kernels, ratios, periods_ms, seeds)
+        if ratio or period == periods_ms[0]
     ]
 
 

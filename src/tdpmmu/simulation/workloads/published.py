@@ -76,19 +76,22 @@ class DisableDirtyLogging:
 class UdpPingPong:
     """``latte``: two machines send a small datagram to and fro.
 
-    Each round trip takes ``round_trip_ns`` and touches ``pages`` pages at random, of all memory, of
-    which a part is executed; a round trip is as long as all faults in it make it.  Windows strews
-    code over most 2M regions: ``executed`` is the part of regions in which some page is.
+    One vCPU takes part; the others idle.  Each round trip takes ``round_trip_ns`` and touches
+    ``pages`` pages at random, of all memory; a fault in between makes it longer.  ``executes`` is
+    the part of them that is executed, ``executed`` the part of the 2M regions that hold code:
+    Windows strews it over most of them.
     """
 
     guest: Guest
     round_trip_ns: int = 66_000
-    pages: int = 8
+    pages: int = 2
     executed: float = 1.0
     executes: float = 0.25
 
     def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
-        count = 512 * self.pages
+        if vcpu:
+            return
+        count = 4096 * self.pages
         regions = max(1, round(self.executed * (self.guest.pages // REGION)))
         while True:
             think = np.zeros(count, dtype=np.int64)
