@@ -10,6 +10,7 @@ import pytest
 from toys import CHOICES, bounce, incr, make_machine, random_program, spin
 from typer.testing import CliRunner
 
+from tdpmmu.cli.check import exit_code
 from tdpmmu.cli.main import app
 from tdpmmu.machine.op import Choose, Read, Write
 from tdpmmu.machine.state import Layout
@@ -17,10 +18,17 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.scenarios.partly import ask_partly, few_switches, random_runs
 from tdpmmu.scenarios.question import BUDGET, VIOLATED, ask
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore.engine import explore
+from tdpmmu.worlds.explore.engine import INTERRUPTED, Budget, explore
 from tdpmmu.worlds.explore.partly.bounded import context_bounded
 from tdpmmu.worlds.explore.partly.pct import guarantee, pct
-from tdpmmu.worlds.explore.partly.situations import PartialExploration, search_partly
+from tdpmmu.worlds.explore.partly.situations import (
+    Outcome,
+    PartialExploration,
+    Search,
+    Situation,
+    Situations,
+    search_partly,
+)
 from tdpmmu.worlds.explore.reference import LONGEST, _Run
 
 Z36 = ["check", "script", "-k", "6.1", "--no-explain"]
@@ -137,8 +145,6 @@ def test_growing_bounds_come_to_the_verdict_on_the_zoo(entry: str, side: str) ->
 
 def test_a_budget_that_ran_out_is_not_the_bound() -> None:
     asked = question("z2", FIXED)
-    from tdpmmu.worlds.explore.engine import Budget
-
     verdict = ask_partly(asked, few_switches(2), budget=Budget(states=100))
     assert verdict.status == BUDGET
     assert "the budget of 100 states is used up" in verdict.sentence()
@@ -221,6 +227,30 @@ def test_choices_are_counted() -> None:
 
     result = randomly(make_machine(layout, [chooses]), 1, 20)
     assert result.bound["draws"] == 8 or "2^3" in result.stopped
+
+
+@pytest.mark.parametrize("search", [random_runs(2, 300, 0), few_switches(2)])
+def test_an_interrupted_search_keeps_what_it_found(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = question("z2", BUG)
+    assert ask_partly(asked, search).tokens
+    calls = 0
+    outcomes = Situations.outcomes
+
+    def then_interrupted(self: Situations, situation: Situation, thread: int) -> list[Outcome]:
+        nonlocal calls
+        calls += 1
+        if calls == 2000:
+            raise KeyboardInterrupt
+        return outcomes(self, situation, thread)
+
+    monkeypatch.setattr(Situations, "outcomes", then_interrupted)
+    verdict = ask_partly(asked, search)
+    assert calls == 2000
+    assert verdict.exploration.stopped == INTERRUPTED
+    assert exit_code(verdict) == 130
+    assert "flush-owed" in verdict.tokens
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.engine import INTERRUPTED, Budget
 from tdpmmu.worlds.explore.partly.situations import (
     Findings,
     PartialExploration,
@@ -120,19 +120,22 @@ def pct(
     result = PartialExploration()
     graph = Situations(machine, reduce=reduce)
     trial = _Runs(graph, depth, random.Random(seed), Findings(result))
-    for _ in range(PILOTS):
-        trial.one(0)
-    done = 0
-    counted = 0
-    while done < runs and not trial.findings.stops(first):
-        known = trial.longest
-        trial.one(depth - 1)
-        done += 1
-        counted = counted + 1 if trial.longest == known else 0
-        if budget.seconds and time.monotonic() - began > budget.seconds:
-            break
-        if budget.states and len(trial.seen) >= budget.states:
-            break
+    done = counted = 0
+    interrupted = False
+    try:
+        for _ in range(PILOTS):
+            trial.one(0)
+        while done < runs and not trial.findings.stops(first):
+            known = trial.longest
+            trial.one(depth - 1)
+            done += 1
+            counted = counted + 1 if trial.longest == known else 0
+            if budget.seconds and time.monotonic() - began > budget.seconds:
+                break
+            if budget.states and len(trial.seen) >= budget.states:
+                break
+    except KeyboardInterrupt:
+        interrupted = True
     threads = len(graph.regular)
     chance = guarantee(threads, trial.longest, depth)
     result.states = len(trial.seen)
@@ -152,7 +155,7 @@ def pct(
         "draws": trial.draws,
         "given_up": trial.too_long,
     }
-    result.stopped = _sentence(done, counted, depth, threads, trial)
+    result.stopped = INTERRUPTED if interrupted else _sentence(done, counted, depth, threads, trial)
     return result
 
 
