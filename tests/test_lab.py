@@ -272,6 +272,10 @@ def test_the_command_of_a_case_runs_it() -> None:
     options = dict(zip(words[3::2], words[4::2], strict=True))
     assert options["--steps"] == case.text
     assert options["--blocks"] == str(case.setup.blocks)
+    assert "--vms" not in options
+    two = random_case(0, 1, "tdp", 2)
+    assert two.steps == case.steps
+    assert two.command("6.1") == case.command("6.1").replace(" --steps", " --vms 2 --steps")
 
 
 def test_fuzzing_keeps_and_shrinks_divergences(

@@ -29,6 +29,7 @@ MmuOption = Annotated[
     str, typer.Option(help="tdp; legacy (NPT without the TDP MMU); shadow (no NPT).")
 ]
 VcpusOption = Annotated[int, typer.Option(help="vCPUs of the VM, 1 to 8.")]
+VmsOption = Annotated[int, typer.Option(help="Copies of the VM, all at once, 1 to 8.")]
 BlocksOption = Annotated[int, typer.Option(help="Data blocks of 2M, 1 to 511.")]
 BackingOption = Annotated[str, typer.Option(help="Memory behind the data: thp, 4k or hugetlb.")]
 GuestOption = Annotated[
@@ -76,7 +77,7 @@ def run(
     blocks: BlocksOption = 31,
     backing: BackingOption = "thp",
     guest: GuestOption = "",
-    vms: Annotated[int, typer.Option(help="Copies of the VM, all at once, 1 to 8.")] = 1,
+    vms: VmsOption = 1,
     out: Annotated[
         Path | None, typer.Option("-o", help="Directory to leave everything in.")
     ] = None,
@@ -142,6 +143,7 @@ def fuzz(
     mmu: MmuOption = "tdp",
     count: Annotated[int, typer.Option(min=1, help="Step lists to make up.")] = 20,
     seed: Annotated[int, typer.Option(help="Other lists with another seed.")] = 0,
+    vms: VmsOption = 1,
     per_boot: Annotated[
         int, typer.Option(min=1, max=100, help="Lists in each boot, each in a VM of its own.")
     ] = 20,
@@ -177,13 +179,13 @@ def fuzz(
     bad: Counter[str] = Counter()
     divergences = 0
     try:
-        VmSetup(mmu)
+        VmSetup(mmu, vms=vms)
         found = find_kernel(kernel, package)
         make_room(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "console.txt").touch()
         fuzzer = Fuzzer(found, directory, per_boot, timeout)
-        for number, result in enumerate(fuzzer.fuzz(mmu, seed, count, not no_shrink)):
+        for number, result in enumerate(fuzzer.fuzz(mmu, seed, count, not no_shrink, vms)):
             for outcome in result.outcomes:
                 (good if outcome.good else bad)[outcome.check] += 1
             for outcome in result.bad:

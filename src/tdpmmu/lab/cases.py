@@ -76,10 +76,11 @@ class Case:
         words = ["tdpmmu", "lab", "run", "--kernel", kernel, "--mmu", setup.mmu]
         words += ["--vcpus", str(setup.vcpus), "--blocks", str(setup.blocks)]
         words += ["--backing", setup.backing, "--guest", setup.paging]
+        words += ["--vms", str(setup.vms)] if setup.vms > 1 else []
         return shlex.join([*words, "--steps", self.text])
 
 
-def random_case(seed: int, number: int, mmu: str) -> Case:
+def random_case(seed: int, number: int, mmu: str, vms: int = 1) -> Case:
     """Case ``number`` of a seed; the same ones for every count."""
     rng = random.Random(f"{seed}/{number}/{mmu}")
     setup = VmSetup(
@@ -88,6 +89,7 @@ def random_case(seed: int, number: int, mmu: str) -> Case:
         blocks=rng.randint(2, 6),
         backing=rng.choice((*BACKINGS, "thp", "thp")),
         guest=rng.choice(("flat", "flat", "long") if mmu != "shadow" else ("long", "long-4k")),
+        vms=vms,
     )
     draw = _Draw(rng, setup)
     first = draw.access(rng.choice("wwr"))

@@ -42,11 +42,13 @@ class Fuzzer:
     checks: tuple[Check, ...] = CHECKS
     say: Say = print
 
-    def fuzz(self, mmu: str, seed: int, count: int, shrinks: bool = True) -> Iterator[Result]:
+    def fuzz(
+        self, mmu: str, seed: int, count: int, shrinks: bool = True, vms: int = 1
+    ) -> Iterator[Result]:
         """Results of cases 0 to ``count`` - 1 of a seed, in their order."""
         for start in range(0, count, self.per_boot):
             numbers = range(start, min(count, start + self.per_boot))
-            cases = [random_case(seed, number, mmu) for number in numbers]
+            cases = [random_case(seed, number, mmu, vms) for number in numbers]
             for number, result in zip(numbers, self._batch(cases), strict=True):
                 if result.bad:
                     yield self._keep(result, self.directory / f"divergence-{number}", shrinks)

@@ -46,6 +46,7 @@ def _simpler(case: Case) -> Iterator[Case]:
             yield replace(case, steps=steps[:start] + steps[start + size :])
         size //= 2
     for other in (
+        replace(setup, vms=1),
         replace(setup, vcpus=1),
         replace(setup, backing="thp"),
         replace(setup, guest="flat"),
