@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tdpmmu.simulation.guest import (
 )
 from tdpmmu.simulation.machine import Simulation
 from tdpmmu.simulation.result import Result
-from tdpmmu.worlds.simulate.costs import load_costs
+from tdpmmu.worlds.simulate.costs import Costs, load_costs
 from tdpmmu.worlds.simulate.thread import SimThread
 
 COSTS = load_costs()
@@ -67,10 +68,10 @@ class Some:
 
 
 def both(
-    kernel: str, guest: Guest, knobs: Knobs, work: Some, until: int = 3_000_000
+    kernel: str, guest: Guest, knobs: Knobs, work: Some, costs: Costs = COSTS
 ) -> tuple[Result, Result]:
     return tuple(  # type: ignore[return-value]
-        Simulation(kernel, guest, knobs, COSTS, work, 1, bulk=bulk).run(until)
+        Simulation(kernel, guest, knobs, costs, work, 1, bulk=bulk).run(3_000_000)
         for bulk in (False, True)
     )
 
@@ -104,6 +105,7 @@ UNMAPS = st.lists(
     unmaps=UNMAPS,
     log=st.sampled_from(["", "", "bitmap", "manual", "initially-set", "pml"]),
     eager_split=st.booleans(),
+    tlb_entries=st.sampled_from([0, 20, COSTS.tlb_entries]),
 )
 def test_bulk_is_step_by_step(
     kernel: str,
@@ -118,6 +120,7 @@ def test_bulk_is_step_by_step(
     unmaps: list[tuple[int, int, int]],
     log: str,
     eager_split: bool,
+    tlb_entries: int,
 ) -> None:
     guest = Guest(REGIONS << 21, vcpus, backing, mapped=mapped, cpu=cpu)
     knobs = Knobs(
@@ -128,7 +131,8 @@ def test_bulk_is_step_by_step(
         dirty_log=log if log in MODES else MODES[0],
         pml=log == "pml" and cpu == "ept",
     )
-    steps, bulk = both(kernel, guest, knobs, Some(seed, parts, unmaps, bool(log)))
+    costs = replace(COSTS, tlb_entries=tlb_entries)
+    steps, bulk = both(kernel, guest, knobs, Some(seed, parts, unmaps, bool(log)), costs)
     assert steps.same_as(bulk) == []
 
 

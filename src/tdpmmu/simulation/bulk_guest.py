@@ -329,8 +329,20 @@ class BulkGuest(StepGuest):
         self._recent.append(np.array([key]))
         refill = self.costs.refill(level)
         self.ledger.stalled(REFILL, refill)
-        planned = self._fill_key
-        return refill, len(planned) >= room or bool((planned == key).any())
+        if (self._fill_key == key).any():
+            return refill, True
+        if len(self._fill_at) == room:
+            self._drop_fill()
+        return refill, False
+
+    def _drop_fill(self) -> None:
+        """The last walk of the window finds no room in the TLB any more."""
+        last, price = int(self._fill_at[-1]), int(self._fill_price[-1])
+        self._fill_at = self._fill_at[:-1]
+        self._fill_key = self._fill_key[:-1]
+        self._fill_price = self._fill_price[:-1]
+        self._times[last + 1 :] -= price
+        self._after -= price
 
     def _planned_fill(self, index: int) -> bool:
         """Whether the window has a walk for a touch that was looked at by itself after all."""

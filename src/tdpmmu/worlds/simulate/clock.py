@@ -13,9 +13,11 @@ from typing import Any
 
 from tdpmmu.arch.hardware import OUTSIDE
 from tdpmmu.arch.requests import FlushOwnTlb, SendIpi, SetMode, WaitIpi
+from tdpmmu.arch.table import ReadSpte
 from tdpmmu.events.records import Event
 from tdpmmu.kernel.locks import NeedBreak, Sleep
-from tdpmmu.machine.op import Choose, Op
+from tdpmmu.machine.op import Choose, Emit, Op, Read
+from tdpmmu.machine.state import Cell
 from tdpmmu.worlds.live import Memory
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.grace import GracePeriods
@@ -68,6 +70,9 @@ class Clock:
         self._serial = 0
         self.locks = Locks(self, costs, ledger)
         GracePeriods(self, costs, ledger)
+        for kind in (Read, ReadSpte):
+            self.handlers[kind] = self._reader(self.price.of(kind))
+        self.handlers[Emit] = self._emit
         self.handlers[NeedBreak] = self._needbreak
         self.handlers[Sleep] = self._sleep
         self.handlers[SleepUntil] = self._sleep_until
@@ -176,6 +181,25 @@ class Clock:
             self._polled.append(thread)
             return False
         self.complete(thread, op.apply(thread.step, 0), self.price(op))
+        return True
+
+    def _reader(self, price: int) -> Handler:
+        """Reads are most of all operations: without the detour over ``apply``."""
+        memory = self._memory
+
+        def read(thread: SimThread, op: Op) -> bool:
+            cell: Cell = op.cell if isinstance(op, Read) else op.sptep  # type: ignore[attr-defined]
+            thread.now += price
+            thread.send(memory[cell.chunk][cell.offset])
+            return True
+
+        return read
+
+    def _emit(self, thread: SimThread, op: Op) -> bool:
+        event: Event = op.event  # type: ignore[attr-defined]
+        self._hear(thread, event)
+        thread.now += self.price.of_event(event.__class__)
+        thread.send(None)
         return True
 
     def _poll(self, now: int) -> None:
