@@ -143,6 +143,21 @@ def test_without_recovery_nothing_is_recovered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kernel", "ratio", "period_ms", "rounds"),
+    [("5.13", 60, 0, 2), ("5.13", 120, 0, 2), ("6.1", 120, 0, 4), ("6.18", 60, 50_000, 2)],
+)
+def test_the_worker_comes_once_a_period(
+    kernel: str, ratio: int, period_ms: int, rounds: int
+) -> None:
+    guest = Guest(4 << 20, 1)
+    knobs = Knobs(ratio=ratio, period_ms=period_ms)
+    run = Simulation(kernel, guest, knobs, COSTS, Random(guest.pages, 1), 1)
+    result = run.run(125 * 10**9)
+    held = result.lock_holds["mmu_lock", "write", "recovery"]
+    assert held.count == rounds
+
+
+@pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"memory_bytes": 3}, "multiple of 2 MiB"),

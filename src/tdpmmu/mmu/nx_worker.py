@@ -12,10 +12,9 @@ HOUR = 3_600_000
 class NxWorker(Mmio):
     """The worker sleeps for a period; who shortens the period wakes it."""
 
-    def effective_period(self, period: int) -> int:
+    def effective_period(self, period: int, ratio: int = 60) -> int:
         """``calc_nx_huge_pages_recovery_period``, in ms: 0 stands for an hour by the ratio."""
-        ratio = 60
-        return period or HOUR // ratio
+        return period or HOUR // max(1, ratio)
 
     def must_wake(self, old: int, new: int) -> bool:
         """``set_nx_huge_pages_recovery_param``: whether the worker has slept long enough now."""

@@ -14,7 +14,7 @@ MILLISECOND = 1_000_000
 
 async def recovery_worker(mmu: Any, knobs: Knobs) -> None:
     """``kvm_nx_huge_page_recovery_worker``: one round a period, from a period after its start."""
-    period = mmu.recovery_period(knobs.period_ms) * MILLISECOND
+    period = mmu.effective_period(knobs.period_ms, knobs.ratio) * MILLISECOND
     while True:
         if not knobs.nx_huge_pages or not knobs.ratio:
             await SleepUntil(FOREVER)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 else:
     Base = object
 
-HOUR_MS = 3_600_000
-
 
 class Simulated(Base):
     """Mixed into a kernel's class, as a patch is."""
@@ -88,10 +86,6 @@ class Simulated(Base):
         await Emit(DirtyLogReturned(slot.as_id))
 
     # --- the host -------------------------------------------------------------------------------
-
-    def recovery_period(self, period_ms: int) -> int:
-        """``calc_nx_huge_pages_recovery_period``, in ms."""
-        return period_ms or HOUR_MS // max(1, self.knobs.ratio)
 
     async def host_takes_range(self, gfn: int, pages: int) -> None:
         """The host takes pages away, block by block, inside one invalidation."""

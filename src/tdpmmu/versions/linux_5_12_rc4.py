@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from tdpmmu.mmu.nx_worker import HOUR
 from tdpmmu.versions.tlbs_dirty import TlbsDirty
 
 
@@ -17,3 +18,7 @@ class Linux_5_12_rc4(TlbsDirty):
     )
     flush_before_rcu_unlock: ClassVar[bool] = False
     lockless_nx_flag: ClassVar[bool] = False
+
+    def effective_period(self, period: int, ratio: int = 60) -> int:
+        """``get_nx_lpage_recovery_timeout``: a minute.  There is no period to set before 5.16."""
+        return period or HOUR // 60

@@ -32,6 +32,7 @@ from tdpmmu.mmu.flush import Flush
 from tdpmmu.mmu.kvm import NO_RANGE
 from tdpmmu.mmu.lifetime import CountLeaks
 from tdpmmu.mmu.memslots import WaitForInvalidations
+from tdpmmu.mmu.nx_worker import NxWorker
 from tdpmmu.mmu.page_split import NO_EAGER_PAGE_SPLIT
 from tdpmmu.mmu.shadow import InvalidList
 from tdpmmu.mmu.tdp_iter import TdpIter
@@ -466,6 +467,9 @@ class Linux_6_1(Linux_5_13):
         await self.kvm.mn_invalidate_lock.unlock()
 
     # --- NX recovery ----------------------------------------------------------------------------
+
+    def effective_period(self, period: int, ratio: int = 60) -> int:
+        return NxWorker.effective_period(self, period, ratio)
 
     async def recover_nx_lpages(self) -> None:
         """``kvm_recover_nx_huge_pages``: under the write lock, and in an RCU section."""
