@@ -251,6 +251,42 @@ def test_a_wrong_prefetch_of_guest_entries_is_found(patch: type[Any]) -> None:
     assert not replay("6.12-shadow-4k", patch, kernel="6.12").agrees
 
 
+class LeavesTdpYoung(Linux_6_12):
+    """The TDP MMU does not age."""
+
+    async def tdp_mmu_age_gfn_range(self, as_id: int, start: int, end: int) -> bool:
+        return False
+
+
+class LeavesShadowYoung(Linux_6_12):
+    """Leaves of shadow pages do not age."""
+
+    async def rmap_age_gfn_range(self, start: int, end: int) -> bool:
+        return False
+
+
+def test_pages_that_damon_makes_old() -> None:
+    """Of the TDP MMU each change is traced; hardware makes some pages young again in between."""
+    result = replay("6.12-age")
+    assert not result.divergences
+    assert result.agree == result.changes == 3065
+    assert result.inputs["ageing"] == 74
+    assert result.explained == {"accessed and dirty bits set by hardware": 22}
+    first = replay("6.12-age", LeavesTdpYoung).divergences[0]
+    assert first.call.startswith("ageing of kdamond.0")
+    assert first.model == "returns without another change"
+
+
+def test_ageing_by_rmap_shows_in_fast_page_faults() -> None:
+    result = replay("6.12-legacy-age", kernel="6.12")
+    assert not result.divergences
+    assert result.inputs["ageing"] == 251
+    assert result.others["fast page faults"] == (16, 16)
+    first = replay("6.12-legacy-age", LeavesShadowYoung, kernel="6.12").divergences[0]
+    assert first.kernel == "fast page fault of gfn 0x205: 0x7c05e45 -> 0x7c05e47"
+    assert first.model == "fast page fault of gfn 0x205: 0x7c05e65 -> 0x7c05e67"
+
+
 class BelievesNoMmio(Linux_6_12):
     """As without ``mmio_caching``."""
 

@@ -35,6 +35,7 @@ _WEIGHTS = {
     "huge": 1,
     "nohuge": 2,
     "param": 3,
+    "age": 3,
 }
 _PARAMETERS = (
     "nx_huge_pages=off",
@@ -109,8 +110,8 @@ class _Draw:
             return self.access(kind)
         if kind == "background":
             return self.access(rng.choice("wrx")) + "&"
-        if kind == "sleep":
-            return f"sleep:{rng.choice((20, 100, 300))}"
+        if kind in ("sleep", "age"):
+            return f"{kind}:{rng.choice((20, 100, 300))}"
         if kind == "manual":
             return f"manual:{rng.choice((0, 1, 1, 3, 3))}"
         if kind == "param":

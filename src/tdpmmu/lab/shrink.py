@@ -66,7 +66,7 @@ def _simpler_step(step: str) -> Iterator[str]:
     name, at, _ = head.partition("@")
     if at:
         yield name + colon + arguments
-    if name in ("sleep", "param", "manual"):
+    if name in ("sleep", "age", "param", "manual"):
         return
     if not colon and name in ("w", "r", "x", "dontneed", "ro", "rw", "host-w", "host-r"):
         yield f"{step}:1"

@@ -169,6 +169,11 @@ KINDS: dict[str, Kind] = {
     ),
     "stop": Kind("stop", "end what runs in the background", lambda s: "stop", False),
     "sleep": Kind("sleep:MS", "the host waits", lambda s: f"sleep {s.number('MS')}"),
+    "age": Kind(
+        "age:MS",
+        "DAMON of the host looks for so long at what is used (6.12 has it)",
+        lambda s: f"age {s.number('MS')}",
+    ),
     "host-w": Kind("host-w[:RANGE]", "the host writes, through its own page tables", _host),
     "host-r": Kind("host-r[:RANGE]", "the host reads", _host),
     "dlog+": Kind("dlog+", "KVM_MEM_LOG_DIRTY_PAGES on", lambda s: "slot 1", False),

@@ -75,6 +75,8 @@ class Bodies:
                 made = mmu.recover_nx_lpages()
             case Kind.UNMAP:
                 made = mmu.unmap_pages(*self._host_pages(call))
+            case Kind.AGE:
+                made = mmu.age_hva_range(*self._host_pages(call))
             case Kind.LOG_ON:
                 mmu.log_initially_set = call.slot is not None and not call.protects
                 made = mmu.set_dirty_logging(*self._slot_of(call), True, 0)

@@ -17,6 +17,7 @@ class Kind(enum.Enum):
     FAULT = "guest fault"
     RECOVER = "NX recovery"
     UNMAP = "unmap"
+    AGE = "ageing"
     LOG_ON = "dirty logging on"
     LOG_OFF = "dirty logging off"
     GET_LOG = "get dirty log"

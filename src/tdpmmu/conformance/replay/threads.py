@@ -51,6 +51,9 @@ STARTS: dict[str, Kind] = {
 }
 """Functions that only such a call goes through."""
 
+NOTIFIED = {"kvm_unmap_hva_range": Kind.UNMAP, "kvm_age_hva": Kind.AGE}
+"""Ranges of host addresses that the mmu_notifier tells of."""
+
 ROOTS = frozenset({"kvm_tdp_mmu_get_vcpu_root_hpa", "kvm_tdp_mmu_alloc_root"})
 """Where a vCPU looks for its root, in 6.1 and in 6.12.
 
@@ -80,7 +83,9 @@ _MASK = frozenset({"base", "offset", "mask"})
 _WORKER = "kvm-nx-"
 _ASLEEP = "prev_state=S "
 _VCPU = re.compile(r"vcpu (\d+)")
-_RANGE = re.compile(r"mmu notifier unmap range: (?:0x)?([0-9a-f]+) -- (?:0x)?([0-9a-f]+)")
+_RANGE = re.compile(
+    r"mmu notifier (?:unmap range|age hva): (?:0x)?([0-9a-f]+) -- (?:0x)?([0-9a-f]+)"
+)
 _PARAMETER = re.compile(r"STEP param:(\w+)=(\S+)")
 _MMIO = re.compile(r"sptep:\S+ gfn ([0-9a-f]+) access [0-9a-f]+ gen ([0-9a-f]+)")
 
@@ -143,8 +148,8 @@ class Threads:
             self._page_fault(record)
         elif event == "kvm_mmu_spte_requested":
             self._requested(record)
-        elif event == "kvm_unmap_hva_range":
-            self._unmap(record)
+        elif event in NOTIFIED:
+            self._notified(record)
         elif event == "fast_page_fault":
             self._fast(record)
         elif event == "kvm_mmu_set_spte":
@@ -205,13 +210,13 @@ class Threads:
         call.reserved = bool(code & 8) and self._format.name != "ept"
         self._fault[record.pid] = call
 
-    def _unmap(self, record: Record) -> None:
+    def _notified(self, record: Record) -> None:
         match = _RANGE.match(record.text)
         if match is None:
             self._reader.fail(
-                'kvm_unmap_hva_range: expected "mmu notifier unmap range: A -- B"', record.line
+                f'{record.event}: expected "mmu notifier ...: A -- B", host addresses', record.line
             )
-        call = self._start(Kind.UNMAP, record)
+        call = self._start(NOTIFIED[record.event], record)
         call.start, call.end = int(match[1], 16), int(match[2], 16)
 
     def _unmapped(self, record: Record) -> None:

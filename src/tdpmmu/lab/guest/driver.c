@@ -5,7 +5,7 @@
  *
  *	LABEL access KIND VCPUS PAGE STRIDE COUNT BACKGROUND
  *	LABEL host KIND PAGE STRIDE COUNT
- *	LABEL sleep MS			LABEL stop
+ *	LABEL sleep MS			LABEL stop			LABEL age MS
  *	LABEL slot FLAGS		(-1: delete)
  *	LABEL manual FLAGS		LABEL getlog		LABEL clearlog
  *	LABEL madvise ADVICE PAGE COUNT
@@ -455,17 +455,54 @@ static void do_mprotect(int prot, unsigned long page, unsigned long count)
 		memset(read_only + page - first_page, !(prot & PROT_WRITE), count);
 }
 
-static void set_param(const char *name, const char *value)
+static bool write_text(const char *path, const char *value)
 {
-	char path[200];
-	int fd;
+	int fd = open(path, O_WRONLY);
+	bool well = fd >= 0 && write(fd, value, strlen(value)) >= 0;
 
-	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/%s", name);
-	fd = open(path, O_WRONLY);
-	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+	if (!well)
 		printf("  %s: %s\n", path, strerror(errno));
 	if (fd >= 0)
 		close(fd);
+	return well;
+}
+
+static void set_param(const char *name, const char *value)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/%s", name);
+	write_text(path, value);
+}
+
+static bool damon(const char *file, unsigned long number, const char *text)
+{
+	char path[200], value[32];
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/damon/admin/kdamonds/%s", file);
+	snprintf(value, sizeof(value), "%lu", number);
+	return write_text(path, text ? text : value);
+}
+
+/* DAMON makes pages of the data old and looks which are young again. */
+static void do_age(unsigned long ms)
+{
+	unsigned long start = (unsigned long)data;
+
+	if (!damon("nr_kdamonds", 1, NULL))
+		return;
+	if (damon("0/contexts/nr_contexts", 1, NULL) &&
+	    damon("0/contexts/0/operations", 0, "fvaddr") &&
+	    damon("0/contexts/0/targets/nr_targets", 1, NULL) &&
+	    damon("0/contexts/0/targets/0/pid_target", getpid(), NULL) &&
+	    damon("0/contexts/0/targets/0/regions/nr_regions", 1, NULL) &&
+	    damon("0/contexts/0/targets/0/regions/0/start", start, NULL) &&
+	    damon("0/contexts/0/targets/0/regions/0/end", start + n_blocks * BLOCK, NULL) &&
+	    damon("0/state", 0, "on")) {
+		usleep(ms * 1000);
+		damon("0/state", 0, "off");
+	}
+	damon("nr_kdamonds", 0, NULL);
 }
 
 static void set_manual(unsigned long flags)
@@ -552,6 +589,8 @@ static void do_step(char *line)
 		do_host(*word[2], n[3], n[4], n[5]);
 	else if (!strcmp(word[1], "sleep") && words == 3)
 		usleep(n[2] * 1000);
+	else if (!strcmp(word[1], "age") && words == 3)
+		do_age(n[2]);
 	else if (!strcmp(word[1], "stop"))
 		stop(-1ul);
 	else if (!strcmp(word[1], "slot") && words == 3)
