@@ -105,6 +105,18 @@ def test_a_scheduled_out_worker_holds_no_lock() -> None:
     assert "flush-owed" in broken([*lines[:flush], asleep, *lines[flush + 2 :]])
 
 
+def test_a_teardown_that_yields_goes_on() -> None:
+    """The recovery worker is the last thread of its process, and preempted as it zaps all."""
+    lines = list(lines_of("6.12-teardown"))
+    begin = where(lines, "kvm_tdp_mmu_zap_all <-")
+    preempted = where(lines, "prev_state=R", begin)
+    result = check(lines)
+    assert result.violations == []
+    assert {one.prop: one.coverage for one in result.checked}["leak"] == FULL
+    late = [one for one in lines[preempted:] if "kvm_tdp_mmu_spte_changed" not in one]
+    assert "leak" in broken([*lines[:preempted], *late])
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_flush_of_another_range_is_not_enough(name: str) -> None:
     lines = list(lines_of(name))

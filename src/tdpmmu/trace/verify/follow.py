@@ -21,6 +21,9 @@ from tdpmmu.trace.verify.threads import UNKNOWN, Thread
 
 CHANGED = "kvm_tdp_mmu_spte_changed"
 
+_PREEMPTED = "prev_state=R"
+"""It goes on where it was: in ``cond_resched``, say."""
+
 PATIENCE = 2000
 """How many records a change waits for the one that it follows to show up."""
 
@@ -172,20 +175,25 @@ class Follower:
 
     def _without_lock(self, record: Record, thread: Thread) -> None:
         """A thread shows itself where it holds no spinning lock."""
-        thread.rested = True
+        self._yields(record, thread)
         if thread.context != UNKNOWN:
             thread.context = UNKNOWN
+        if thread.torn is not None:
+            self._pages.torn_down(thread, record)
+
+    def _yields(self, record: Record, thread: Thread) -> None:
+        """A thread has let go of its locks, but may go on with what it does."""
+        thread.rested = True
         if thread.debts:
             self._flushes.let_go(thread, record)
         if thread.flushed:
             thread.flushed = []
-        if thread.torn is not None:
-            self._pages.torn_down(thread, record)
 
     def _switched(self, record: Record, thread: Thread) -> None:
         """Who holds a spinning lock is not scheduled out."""
         if self._depth is not False:
-            self._without_lock(record, thread)
+            preempted = _PREEMPTED in record.text
+            (self._yields if preempted else self._without_lock)(record, thread)
 
     def _spte_changed(self, row: Row, thread: Thread, *, force: bool = False) -> bool:
         """False: it does not fit yet."""
