@@ -19,13 +19,13 @@ from tdpmmu.scenarios.question import ask
 from tdpmmu.scenarios.zoo import entries
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
 from tdpmmu.worlds.explore.engine import INTERRUPTED, PLAIN, Budget, Explorer, explore
+from tdpmmu.worlds.explore.position import UnsupportedPosition
 from tdpmmu.worlds.explore.progress import check_progress
 from tdpmmu.worlds.explore.turn import Turn
 
 pytest.importorskip("numba")
 
 from tdpmmu.worlds.explore.parallel import kernels, worker
-from tdpmmu.worlds.explore.parallel.gather import NumberedTurns
 from tdpmmu.worlds.explore.parallel.naming import Constants, Names
 from tdpmmu.worlds.explore.parallel.search import explore_on
 
@@ -40,11 +40,6 @@ def contents(explorer: Explorer, numbers: range) -> list[Any]:
         shared_number, positions = explorer.unpack(explorer.order[number])
         shared = explorer.shared[shared_number]
         tables = explorer.positions
-        if isinstance(explorer.turns, NumberedTurns):
-            numbering = explorer.turns._numbering
-            shared = numbering.shared(shared)
-            tables = numbering.positions
-            positions = [numbering.go_to(thread, at) for thread, at in enumerate(positions)]
         keys = [names.digest(t._keys[at]) for t, at in zip(tables, positions, strict=True)]
         found.append((plain(explorer.chunks.state(shared)), keys))
     return found
@@ -136,20 +131,12 @@ def test_tokens(name: str) -> None:
 
 
 def test_arrays_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything begins with next to no room, and few questions are asked at a time."""
+    """Everything begins with next to no room."""
     store, known = worker.Store, worker.Known
     monkeypatch.setattr(worker, "Store", lambda ctl, states: store(ctl, states=8))
     monkeypatch.setattr(worker, "Known", lambda ctl, chunks: known(ctl, chunks, shared=4))
-    monkeypatch.setattr(worker, "QUESTIONS", 3)
     monkeypatch.setattr(worker, "CANDIDATES", 8)
     compare(lambda: question("z1", FIXED).build().machine, 2)
-
-
-def test_the_work_is_divided() -> None:
-    found = compare(lambda: question("z1", FIXED).build().machine, 2)
-    assert found.compiled is not None
-    one = explore(question("z1", FIXED).build().machine, loop=PLAIN)
-    assert found.result.segments_run < 2 * one.result.segments_run
 
 
 def test_a_lost_state_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,40 +155,54 @@ def test_a_lost_state_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         compare(lambda: incr(2, 3), 2)
 
 
-def test_a_question_that_is_answered_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = worker.Answering.answer
+def test_a_report_that_is_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = worker.Worker._level
 
-    def short(self: Any, questions: Any) -> Any:
-        answers = real(self, questions)
-        answers.reports = []
-        return answers
+    def silent(self: Any) -> Any:
+        level = real(self)
+        if level is not None and self.peers.number == 1:
+            level.found = []
+        return level
 
-    monkeypatch.setattr(worker.Answering, "answer", short)
+    monkeypatch.setattr(worker.Worker, "_level", silent)
+
+    def all_of_them() -> None:
+        for name in ("z1", "z2", "z6"):
+            asked = question(name, BUG)
+            compare(lambda asked=asked: asked.build().machine, 2)
+
     with pytest.raises(AssertionError):
-        compare(lambda: question("z1", BUG).build().machine, 2)
+        all_of_them()
 
 
 def test_a_dead_worker_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = worker.Worker._expand
+    real = worker.Worker._level
 
     def die(self: Any) -> Any:
         if self.depth == 5 and self.peers.number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(self)
 
-    monkeypatch.setattr(worker.Worker, "_expand", die)
+    monkeypatch.setattr(worker.Worker, "_level", die)
     with pytest.raises(DistributeError, match=r"^worker 1 of 2 died: signal 9"):
         explore_on(question("z1", FIXED).build().machine, 2)
 
 
 def test_code_that_cannot_be_explored_is_the_same_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def positions(limit: int, workers: int) -> str:
-        monkeypatch.setattr(worker, "POSITIONS", limit)
-        with pytest.raises(OverflowError) as found:
-            explore_on(question("z1", FIXED).build().machine, workers)
-        return str(found.value)
+    def refuse(self: Any, code: int) -> None:
+        when = self._now().state
+        if when >= 50:
+            raise UnsupportedPosition(f"at state {when}")
+        real(self, code)
 
-    assert positions(30, 1) == positions(30, 2) == "too many positions in one thread"
+    real = worker.Worker._fill
+    monkeypatch.setattr(worker.Worker, "_fill", refuse)
+    said = []
+    for workers in (1, 2):
+        with pytest.raises(UnsupportedPosition, match="at state") as found:
+            explore_on(question("z1", FIXED).build().machine, workers)
+        said.append(int(str(found.value).split()[-1]))
+    assert said[1] <= said[0] + 50
 
 
 def test_ctrl_c_keeps_what_was_found() -> None:

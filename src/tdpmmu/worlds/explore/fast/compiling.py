@@ -20,7 +20,7 @@ config: Any = numba.config
 
 FILES = (
     *("compiling.py", "control.py", "facts.py", "learnt.py", "compose.py", "kernels.py"),
-    *("cycles.py", "../turn.py", "../parallel/facts.py", "../parallel/kernels.py"),
+    *("cycles.py", "../turn.py", "../parallel/kernels.py"),
 )
 
 

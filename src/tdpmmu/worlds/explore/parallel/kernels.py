@@ -1,29 +1,31 @@
 """Compiled: one worker's part of a level.
 
 What the threads can do in a state is chosen as :func:`tdpmmu.worlds.explore.fast.kernels.advance`
-does, but here all that is missing in a level is found first, and states are added in the order in
-which a single loop would have met them: each has a *key*, made of the number of the state that it
-was found from and of the turn's place among that state's turns.
+does.  States are added in the order in which a single loop would have met them: each has a *key*,
+made of the number of the state that it was found from and of the turn's place among that state's
+turns.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import uint64
 
 from tdpmmu.worlds.explore.fast.compiling import compiled
+from tdpmmu.worlds.explore.fast.compose import fill
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     CHUNKS,
     COUNT,
     FREE,
-    FULL_ENTRIES,
     FULL_PLACES,
-    FULL_SHARED,
     FULL_STATES,
     GONE,
     HALTED,
     LOW,
+    MADE,
+    MISSED_SHARED,
+    MISSED_START,
+    MISSED_THREAD,
     NUMBER_BITS,
     PLACE_BITS,
     PLACES,
@@ -32,56 +34,33 @@ from tdpmmu.worlds.explore.fast.control import (
     SHARED,
     THREADS,
     URGENT,
-    mix,
-    slot_of,
 )
 from tdpmmu.worlds.explore.fast.facts import entry_key, find_entry, intern_row
 from tdpmmu.worlds.explore.fast.kernels import find_places, find_state
-from tdpmmu.worlds.explore.parallel.facts import FILLED, MISSED, fill
 
 TURN_BITS = 17
 """Room for a turn's place among a state's turns: 64 threads with 1,023 each."""
 
 ENOUGH = 100
-"""There is no room for more questions, or candidates."""
+"""There is no room for more candidates."""
 
 ENDED = 101
 """All threads have ended."""
 
-AT, LEFT, ASKED, FOUND, WRITTEN, FACTS = range(6)
-"""Fields of a pass: where it is, states left over, questions, candidates; and of the facts."""
+AT, LEFT, FOUND = range(3)
+"""Fields of a pass: where it is, states from which nobody moves, candidates."""
 
 
 @compiled
-def choose(
-    ctl,
-    values,
-    hashes,
-    shared_slots,
-    keys,
-    offsets,
-    pool,
-    first_view,
-    facts,
-    fact_slots,
-    rows,
-    steady,
-    lanes,
-    alone,
-    state,
-    chosen,
-    movers,
-    missing,
-):
-    """``(code, how many)``: the entries whose turns are followed from a state, or what is missing.
+def choose(ctl, table, learnt, work, rows, lanes, alone, state, chosen, movers):
+    """``(code, how many)``: the entries whose turns are followed from a state.
 
-    All that is missing and certain to be needed: after a position that may turn out urgent, or to
-    wait for one thread, nothing is.
+    Or what stands in the way of knowing them: what :func:`~tdpmmu.worlds.explore.fast.compose.fill`
+    says.
     """
     shared = np.int64(state >> S32)
     base = np.int64(state & LOW) * ctl[THREADS]
     found = 0
-    misses = 0
     ended = True
     rival = np.int64(-1)
     for late in range(2):
@@ -90,266 +69,47 @@ def choose(
         while lane < those.shape[0]:
             thread = those[lane] if rival < 0 else rival
             position = np.int64(rows[base + thread])
-            offset = find_entry(keys, offsets, shared, thread, position)
+            offset = find_entry(table.keys, table.offsets, shared, thread, position)
             if offset < 0:
-                code = fill(
-                    ctl,
-                    values,
-                    hashes,
-                    shared_slots,
-                    keys,
-                    offsets,
-                    pool,
-                    first_view,
-                    facts,
-                    fact_slots,
-                    shared,
-                    thread,
-                    position,
-                )
-                if code == FILLED:
-                    continue
-                if code != MISSED:
+                ctl[MISSED_THREAD], ctl[MISSED_SHARED] = thread, shared
+                ctl[MISSED_START] = position
+                code = fill(ctl, table, learnt, work, shared, thread, position)
+                if code != MADE:
                     return code, 0
-                missing[misses] = thread
-                misses += 1
-                ended = False
-                if rival >= 0 or not (late or steady[thread, position]):
-                    break
-                lane += 1
                 continue
-            head = pool[offset]
+            head = table.pool[offset]
             kind = head & 3
-            count = head >> 2 if kind in (FREE, URGENT) else np.int64(0)
-            if misses == 0 and (rival >= 0 or (kind == URGENT and not late)):
+            if rival >= 0 or (kind == URGENT and not late):
+                # Nobody else need be looked at.
                 chosen[0] = offset
                 movers[0] = thread
-                return np.int64(FILLED), 1
-            if rival >= 0 or (kind == URGENT and not late):
-                break
+                return np.int64(MADE), 1
             if kind == BLOCKED and not late:
                 rival = head >> 2
                 ended = False
                 continue
             ended = ended and kind == GONE
-            if count:
+            if kind in (FREE, URGENT) and head >> 2:
                 chosen[found] = offset
                 movers[found] = thread
                 found += 1
             lane += 1
-        if misses:
-            return np.int64(MISSED), misses
         if found:
-            return np.int64(FILLED), found
+            return np.int64(MADE), found
         if not ended:
             return np.int64(HALTED), 0
-    return np.int64(ENDED if ended else HALTED), 0
-
-
-@compiled
-def resolve(
-    ctl,
-    values,
-    hashes,
-    shared_slots,
-    keys,
-    offsets,
-    pool,
-    first_view,
-    facts,
-    fact_slots,
-    order,
-    rows,
-    steady,
-    common,
-    lanes,
-    alone,
-    steps,
-    todo,
-    questions,
-    marks,
-    seen,
-):
-    """Look for what is missing in the states of ``todo``; those that lack it move to its front.
-
-    A question is ``(thread, position, shared, state)``.  Of those which are likely to have the same
-    answer, since they agree on all that answers from there have depended on, one is asked.  Who is
-    to answer is told by the chunks on which all answers have depended: so no answer, and little of
-    the way to it, is worked out twice.
-    """
-    threads = ctl[THREADS]
-    chunks = ctl[CHUNKS]
-    chosen = np.empty(threads, np.int64)
-    movers = np.empty(threads, np.int64)
-    missing = np.empty(threads, np.int64)
-    while steps[AT] < todo.shape[0]:
-        number = todo[steps[AT]]
-        state = order[number]
-        code, misses = choose(
-            ctl,
-            values,
-            hashes,
-            shared_slots,
-            keys,
-            offsets,
-            pool,
-            first_view,
-            facts,
-            fact_slots,
-            rows,
-            steady,
-            lanes,
-            alone,
-            state,
-            chosen,
-            movers,
-            missing,
-        )
-        if code in (FULL_ENTRIES, FULL_SHARED):
-            return code
-        steps[AT] += 1
-        if code != MISSED:
-            continue
-        todo[steps[LEFT]] = number
-        steps[LEFT] += 1
-        shared = np.int64(state >> S32)
-        base = np.int64(state & LOW) * threads
-        for i in range(misses):
-            thread = missing[i]
-            position = np.int64(rows[base + thread])
-            mark = mix((uint64(thread) << S32) | uint64(position))
-            where = mark
-            view = first_view[thread, position]
-            if view == 0:
-                # Nothing is known of it yet: ask a few.
-                mark = mix(mark ^ uint64(shared & 3))
-            else:
-                always = common[thread, position]
-                for j in range(facts[always]):
-                    value = values[shared * chunks + facts[always + 2 + j]]
-                    where = mix(where ^ uint64(value))
-                while view != 0:
-                    for j in range(facts[view]):
-                        value = values[shared * chunks + facts[view + 2 + j]]
-                        mark = mix(mark ^ uint64(value))
-                    view = facts[view + 1]
-            capacity = seen.shape[0]
-            slot = slot_of(mark, capacity)
-            while seen[slot] != 0 and seen[slot] != mark:
-                slot += 1
-                if slot == capacity:
-                    slot = 0
-            if seen[slot] == mark:
-                continue
-            if steps[ASKED] == questions.shape[0]:
-                # It stays to be done: asked in the next round.
-                continue
-            seen[slot] = mark
-            questions[steps[ASKED], 0] = thread
-            questions[steps[ASKED], 1] = position
-            questions[steps[ASKED], 2] = shared
-            questions[steps[ASKED], 3] = number
-            marks[steps[ASKED]] = where
-            steps[ASKED] += 1
-    return np.int64(FILLED)
-
-
-@compiled
-def add_facts(steps, facts, fact_slots, first_view, common, words):
-    """Put answers in; there has to be room.
-
-    ``common``: for each position the chunks that are in all its views, as a view.  An answer is
-    ``[thread, position, chunks, chunk..., value..., words, head, turn...]``.
-    """
-    at = 0
-    capacity = fact_slots.shape[0]
-    while at < words.shape[0]:
-        thread, position, count = words[at], words[at + 1], words[at + 2]
-        chunks = at + 3
-        body = chunks + 2 * count
-        length = words[body]
-        at = body + 1 + length
-        view = first_view[thread, position]
-        last = np.int64(0)
-        while view != 0:
-            same = facts[view] == count
-            for i in range(count if same else 0):
-                if facts[view + 2 + i] != words[chunks + i]:
-                    same = False
-                    break
-            if same:
-                break
-            last = view
-            view = facts[view + 1]
-        if view == 0:
-            view = steps[WRITTEN]
-            facts[view], facts[view + 1] = count, 0
-            for i in range(count):
-                facts[view + 2 + i] = words[chunks + i]
-            steps[WRITTEN] += 2 + count
-            if last == 0:
-                first_view[thread, position] = view
-                common[thread, position] = view
-            else:
-                facts[last + 1] = view
-                before = common[thread, position]
-                always = steps[WRITTEN]
-                both = 0
-                for i in range(facts[before]):
-                    for j in range(count):
-                        if facts[before + 2 + i] == words[chunks + j]:
-                            facts[always + 2 + both] = words[chunks + j]
-                            both += 1
-                facts[always], facts[always + 1] = both, 0
-                steps[WRITTEN] += 2 + both
-                common[thread, position] = always
-        hashed = mix(view)
-        for i in range(count):
-            hashed = mix(hashed ^ uint64(words[chunks + count + i]))
-        slot = slot_of(hashed, capacity)
-        known = False
-        while fact_slots[slot] != 0:
-            there = fact_slots[slot]
-            if facts[there] == view:
-                known = True
-                for i in range(count):
-                    if facts[there + 1 + i] != words[chunks + count + i]:
-                        known = False
-                        break
-                if known:
-                    break
-            slot += 1
-            if slot == capacity:
-                slot = 0
-        if known:
-            continue
-        fact = steps[WRITTEN]
-        fact_slots[slot] = fact
-        facts[fact] = view
-        for i in range(count):
-            facts[fact + 1 + i] = words[chunks + count + i]
-        for i in range(length):
-            facts[fact + 1 + count + i] = words[body + 1 + i]
-        steps[WRITTEN] += 1 + count + length
-        steps[FACTS] += 1
+    return np.int64(ENDED), 0
 
 
 @compiled
 def expand(
     ctl,
-    values,
-    hashes,
-    shared_slots,
-    keys,
-    offsets,
-    pool,
-    first_view,
-    facts,
-    fact_slots,
+    table,
+    learnt,
+    work,
     order,
     rows,
     row_slots,
-    steady,
     lanes,
     alone,
     steps,
@@ -360,33 +120,16 @@ def expand(
 ):
     """What the turns of the states up to ``end`` lead to: ``(key, shared state, places)``."""
     threads = ctl[THREADS]
+    pool = table.pool
     chosen = np.empty(threads, np.int64)
     movers = np.empty(threads, np.int64)
-    missing = np.empty(threads, np.int64)
     place_bits = ctl[PLACE_BITS]
     most_places = min(rows.shape[0] // threads, row_slots.shape[0] // 5 * 4)
     while steps[AT] < end:
         state = order[steps[AT]]
-        code, found = choose(
-            ctl,
-            values,
-            hashes,
-            shared_slots,
-            keys,
-            offsets,
-            pool,
-            first_view,
-            facts,
-            fact_slots,
-            rows,
-            steady,
-            lanes,
-            alone,
-            state,
-            chosen,
-            movers,
-            missing,
-        )
+        code, found = choose(ctl, table, learnt, work, rows, lanes, alone, state, chosen, movers)
+        if code != MADE and code != HALTED and code != ENDED:
+            return code
         if code == HALTED:
             halted[steps[LEFT]] = steps[AT]
             steps[LEFT] += 1
@@ -427,7 +170,7 @@ def expand(
                 steps[FOUND] += 1
                 turn += 1
         steps[AT] += 1
-    return np.int64(FILLED)
+    return np.int64(MADE)
 
 
 @compiled
@@ -474,13 +217,30 @@ def intern_rows(ctl, values, hashes, slots, new, numbers):
 
 
 @compiled
-def move_pool(pool, numbers, moved):
-    """Entries with shared states numbered anew; how many there are."""
+def mark_ends(pool, ends):
+    """Note all positions that entries begin with, or lead to."""
+    at = 0
+    while at < pool.shape[0]:
+        key = pool[at] - 1
+        thread = key >> 18 & 63
+        ends[thread, key & ((1 << 18) - 1)] = True
+        head = pool[at + 1]
+        at += 2
+        if head & 3 == FREE or head & 3 == URGENT:
+            for at_turn in range(at, at + (head >> 2)):
+                ends[thread, pool[at_turn] & POSITION_MASK] = True
+            at += head >> 2
+
+
+@compiled
+def move_pool(pool, shared, positions, moved):
+    """Entries with shared states and positions numbered anew; how many there are."""
     at = 0
     entries = 0
     while at < pool.shape[0]:
         key = pool[at] - 1
-        moved[at] = entry_key(numbers[key >> 24], key >> 18 & 63, key & ((1 << 18) - 1))
+        thread = key >> 18 & 63
+        moved[at] = entry_key(shared[key >> 24], thread, positions[thread, key & ((1 << 18) - 1)])
         head = pool[at + 1]
         moved[at + 1] = head
         at += 2
@@ -488,7 +248,8 @@ def move_pool(pool, numbers, moved):
         if head & 3 == FREE or head & 3 == URGENT:
             for at_turn in range(at, at + (head >> 2)):
                 word = pool[at_turn]
-                moved[at_turn] = (numbers[word >> 32] << 32) | np.int64(uint64(word) & LOW)
+                after = shared[word >> 32] << 32 | (word & (1 << 31))
+                moved[at_turn] = after | positions[thread, word & POSITION_MASK]
             at += head >> 2
     return entries
 
@@ -520,4 +281,4 @@ def insert(ctl, order, slots, keys, states, heads, ends, new_keys):
             found += 1
         heads[best] += 1
     ctl[COUNT] = found
-    return np.int64(FILLED), found - first
+    return np.int64(MADE), found - first

@@ -7,6 +7,7 @@ were there before the workers were, so their address serves.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import hashlib
 import io
@@ -133,6 +134,46 @@ class Constants(Names):
                 f"a value cannot be sent to another process: {error}; search with one worker"
             ) from None
         return stream.getvalue()
+
+    def weight(self, chunk: int, value: object) -> int:
+        """64 bits that are the same for equal values of a chunk, in all workers."""
+        words = [str(chunk)]
+        self._write(value, words)
+        text = "\0".join(words).encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+    def _write(self, value: Any, words: list[str]) -> None:
+        """What equal values have in common: ``True`` equals ``1``, and sets have no order."""
+        if isinstance(value, (bool, int)) and not isinstance(value, Enum):
+            words.append(repr(int(value)))
+        elif isinstance(value, (str, bytes)) or value is None:
+            words.append(repr(value))
+        elif self._address(value) is not None:
+            words.append(f"at {id(value)}")
+        elif isinstance(value, tuple):
+            words.append(f"({len(value)}")
+            for part in value:
+                self._write(part, words)
+        elif isinstance(value, frozenset):
+            texts = []
+            for part in value:
+                inside: list[str] = []
+                self._write(part, inside)
+                texts.append("\1".join(inside))
+            words.append(f"{{{len(value)}")
+            words += sorted(texts)
+        elif dataclasses.is_dataclass(value):
+            words.append(type(value).__qualname__)
+            for field in dataclasses.fields(value):
+                if field.compare:
+                    self._write(getattr(value, field.name), words)
+        elif isinstance(value, Enum):
+            words.append(f"{type(value).__qualname__}.{value.name}")
+        else:
+            raise UnsupportedPosition(
+                f"a value holds a {type(value).__qualname__}, which another process cannot tell "
+                "from others; search with one worker"
+            )
 
     def loads(self, data: bytes) -> Any:
         """The value again, made of this process's objects."""

@@ -1,7 +1,7 @@
 """A search by several worker processes on this machine.
 
 The workers go through the levels of the breadth-first search together.  Each owns the states whose
-shared state hashes to its number, and answers its share of the questions to the threads' code.
+shared state hashes to its number, and runs the threads' code for what they can do there.
 States are numbered as one loop would number them, so what is found first is the same, and so are
 verdict, counterexamples and tokens, for any number of workers.
 """
@@ -30,14 +30,17 @@ from tdpmmu.worlds.explore.engine import (
     Progress,
     no_collection,
 )
-from tdpmmu.worlds.explore.parallel.answers import Moment, Report
 from tdpmmu.worlds.explore.parallel.gather import gather
 from tdpmmu.worlds.explore.parallel.naming import Constants
-from tdpmmu.worlds.explore.parallel.numbering import Numbering
 from tdpmmu.worlds.explore.parallel.peers import Peers
-from tdpmmu.worlds.explore.parallel.worker import Decision, Level, Part, Worker
-
-Found = tuple[Moment, Report, tuple[int, ...]]
+from tdpmmu.worlds.explore.parallel.worker import (
+    Decision,
+    Level,
+    Moment,
+    Part,
+    Report,
+    Worker,
+)
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the clock."""
@@ -76,7 +79,7 @@ class Search:
         self.explorer = explorer
         self.workers = workers
         self.stop = mmap.mmap(-1, 1)
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, Report] = {}
         self.states = 1
         self.transitions = 0
         self.new = self.turns = 0
@@ -91,10 +94,14 @@ class Search:
         """Search; what is found is in the explorer."""
         began = time.monotonic()
         explorer, result = self.explorer, self.explorer.result
-        constants = Constants()
         explorer.intern(explorer.chunks.intern(explorer.machine.initial))
-        numbering = Numbering(explorer.turns, explorer.positions, explorer.chunks, constants)
-        Worker(explorer, Peers(0, [None]), constants, bool).load()
+        constants = Constants()
+        Worker(
+            Explorer(explorer.machine, reduce=explorer.turns.reduce),
+            Peers(0, [None]),
+            constants,
+            bool,
+        ).load()
         self._fork(constants)
         try:
             self._follow(began)
@@ -105,11 +112,7 @@ class Search:
                 process.join()
             for line in self.lines:
                 line.close()
-        for chunk, data in parts[0].announced:
-            numbering.learn_value(chunk, data)
-        for way in parts[0].ways:
-            numbering.learn_position(way)
-        gather(explorer, parts, self.states, numbering)
+        gather(explorer, parts, self.states, constants)
         self._report()
         result.states = self.states
         result.transitions = self.transitions
@@ -221,9 +224,10 @@ class Search:
         self.last = levels
         result.depth = levels[0].depth
         for level in levels:
-            for prop, found in level.found.items():
-                if prop not in self.found or found[0] < self.found[prop][0]:
-                    self.found[prop] = found
+            for report in level.found:
+                known = self.found.get(report.prop)
+                if known is None or report.when < known.when:
+                    self.found[report.prop] = report
         ticked: dict[str, Moment] = {}
         for level in levels:
             for label, when in level.seen.items():
@@ -281,17 +285,24 @@ class Search:
     def _report(self) -> None:
         """Counterexamples, in the order in which one loop would have come across them."""
         explorer = self.explorer
-        for prop, (when, report, row) in sorted(self.found.items(), key=lambda item: item[1][0]):
+        for report in sorted(self.found.values()):
+            when = report.when
             if 0 <= self.cut < when.state:
                 continue
             turns = explorer.path(when.state)
             if report.thread >= 0:
+                number, positions = explorer.unpack(explorer.order[when.state])
+                thread = report.thread
                 turns += [
                     turn
-                    for turn in explorer.turns.take(row, report.thread, report.position)
+                    for turn in explorer.turns.take(
+                        explorer.shared[number], thread, positions[thread]
+                    )
                     if turn.alternatives == report.alternatives
                 ][:1]
-            explorer.report(Counterexample(prop, report.kind, report.sentence, turns, when.state))
+            explorer.report(
+                Counterexample(report.prop, report.kind, report.sentence, turns, when.state)
+            )
 
 
 def _work(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from resource import RUSAGE_SELF, getrusage
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,33 +14,58 @@ from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known
-from tdpmmu.worlds.explore.fast.learnt import move_facts
+from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.parallel import kernels as k
-from tdpmmu.worlds.explore.parallel.answers import (
-    Answering,
-    Answers,
-    Moment,
-    Question,
-    Report,
-    read,
-)
-from tdpmmu.worlds.explore.parallel.facts import FILLED, POSITIONS, KnownFacts
 from tdpmmu.worlds.explore.parallel.naming import Constants
-from tdpmmu.worlds.explore.parallel.numbering import Numbering, Way
 from tdpmmu.worlds.explore.parallel.peers import Peers
+from tdpmmu.worlds.explore.parallel.speech import Listener, News, Speaker
+from tdpmmu.worlds.explore.turn import Turn
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.engine import Explorer
 
-QUESTIONS = 1 << 13
-"""Questions in one round."""
-
 CANDIDATES = 1 << 14
 """Successors in one level for which there is room at first."""
 
-DEADLOCK_LANE = 1 << 10
-"""That everybody waits is found when all threads were looked at."""
+LAST = 1 << 60
+"""That everybody waits is found when all else of a state has been looked at."""
+
+
+class Moment(NamedTuple):
+    """When one loop would have come across something: in which state, and what was before."""
+
+    state: int
+    nth: int
+
+
+class Report(NamedTuple):
+    """A property broken by a turn from state ``when.state``, or by nobody's (``thread`` < 0)."""
+
+    when: Moment
+    prop: str
+    kind: str
+    sentence: str
+    thread: int
+    alternatives: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """What one worker sends another after a level: where its turns led, and what that means.
+
+    ``trouble``: code that failed in a way that is no verdict, and when.
+    """
+
+    keys: Words
+    shared: Words
+    places: Words
+    new_shared: Words
+    new_places: Words
+    news: News
+    nested: list[tuple[str, str]]
+    trouble: tuple[Moment, Exception] | None
+    stop: bool
 
 
 @dataclass(slots=True)
@@ -51,12 +75,11 @@ class Level:
     depth: int
     states: int
     transitions: int
-    found: dict[str, tuple[Moment, Report, tuple[int, ...]]]
+    found: list[Report]
     seen: dict[str, Moment]
     more: bool
     cut: int
     memory: float
-    busy: float
     segments: int
 
 
@@ -71,7 +94,7 @@ class Decision:
 
 @dataclass(slots=True)
 class Part:
-    """A worker's part of the graph, when all is done.
+    """A worker's part of the graph, when all is done, in its own numbers.
 
     ``new``, ``turns``: how many states the last level has, and how many turns lead there, from
     states up to the one at which one loop would have stopped.
@@ -83,10 +106,9 @@ class Part:
     rows: Words
     values: Words
     pool: Words
+    news: News
     new: int
     turns: int
-    announced: list[tuple[int, bytes]] = field(default_factory=list)
-    ways: list[Way] = field(default_factory=list)
 
 
 class Worker:
@@ -101,86 +123,49 @@ class Worker:
     ) -> None:
         self.explorer = explorer
         self.peers = peers
+        self.constants = constants
         self.stop = stop
         machine = explorer.machine
         threads = len(machine.threads)
         ctl = np.zeros(c.FIELDS, np.int64)
         ctl[c.THREADS] = threads
         self.store = Store(ctl, 1 << 14)
-        self.known = KnownFacts(ctl, len(machine.initial))
-        self.numbering = Numbering(explorer.turns, explorer.positions, explorer.chunks, constants)
-        self.answering = Answering(explorer.turns, self.numbering, POSITIONS)
-        self.steady = np.zeros((threads, POSITIONS), np.bool_)
-        self.common = np.zeros((threads, POSITIONS), np.int64)
-        for thread, table in enumerate(explorer.positions):
-            self.steady[thread, 0] = not hasattr(table.op(table.initial), "vcpu")
+        self.known = Known(ctl, len(machine.initial))
+        self.learner = Learner(ctl, explorer)
+        self.speaker = Speaker(explorer.positions, explorer.chunks, constants)
+        self.listeners = [
+            Listener(explorer.positions, explorer.chunks, constants) for _ in range(len(peers))
+        ]
         lanes = [t for t, one in enumerate(machine.threads) if not one.alone]
         alone = [t for t, one in enumerate(machine.threads) if one.alone]
         self.lanes, self.alone = np.array(lanes, np.int64), np.array(alone, np.int64)
-        self.steps = np.zeros(6, np.int64)
-        self.steps[k.WRITTEN] = 1
+        self.steps = np.zeros(3, np.int64)
         self.ranks: Words = np.zeros(len(self.store.order), np.uint32)
         self.parents: Words = np.zeros(len(self.store.order), np.uint32)
-        self.questions = np.zeros((QUESTIONS, 4), np.int64)
-        self.marks = np.zeros(QUESTIONS, np.uint64)
-        self.seen: Words = np.zeros(4 * QUESTIONS, np.uint64)
+        self.owners: Words = np.zeros(0, np.int64)
+        self.weights = [np.zeros(0, np.uint64) for _ in machine.initial]
         self.candidates: Words = np.zeros((3, CANDIDATES), np.int64)
+        self.new_keys: Words = np.zeros(0, np.int64)
         self.sent_shared: Words = np.zeros(0, np.uint32)
         self.sent_places: list[Words] = [np.zeros(0, np.uint32) for _ in range(len(peers))]
         self.next_shared = [0] * len(peers)
         self.next_places = [0] * len(peers)
         self.shared_of: list[Words] = [np.zeros(0, np.int64) for _ in range(len(peers))]
         self.places_of: list[Words] = [np.zeros(0, np.int64) for _ in range(len(peers))]
-        self.reported: set[str] = set()
-        self.suspects: list[Report] = []
-        self.ticked: dict[str, Moment] = {}
-        self.begin = self.states = self.depth = 0
+        self.told_places = 0
+        self.told_nesting: set[tuple[str, str]] = set()
+        self.found: list[Report] = []
+        self.seen: dict[str, Moment] = {}
+        self.begin = self.states = self.depth = self.nth = 0
         self.cut = -1
-        self.new_keys: Words = np.zeros(0, np.int64)
-
-    # --- arrays -----------------------------------------------------------------------------------
-
-    def _lookups(self) -> tuple[Words, ...]:
-        known = self.known
-        return (
-            known.ctl,
-            known.values,
-            known.hashes,
-            known.shared_slots,
-            known.keys,
-            known.offsets,
-            known.pool,
-            known.first_view,
-            known.facts,
-            known.fact_slots,
-        )
-
-    def _grow(self, code: int) -> None:
-        if code == c.FULL_SHARED:
-            self.known.grow_shared()
-        elif code == c.FULL_ENTRIES:
-            self.known.grow_entries()
-        elif code == c.FULL_PLACES:
-            self.store.grow_places()
-        elif code == c.FULL_STATES:
-            self.store.grow_states()
-            self.ranks = _longer(self.ranks, len(self.store.order))
-            self.parents = _longer(self.parents, len(self.store.order))
-        elif code == k.ENOUGH:
-            wider = np.zeros((3, 2 * self.candidates.shape[1]), np.int64)
-            wider[:, : self.candidates.shape[1]] = self.candidates
-            self.candidates = wider
-        else:
-            raise AssertionError(f"code {code}")
+        explorer._report = self._report  # type: ignore[method-assign]
 
     def load(self) -> None:
         """Have all compiled code loaded: done before there are workers, it is done once."""
         nothing = np.zeros(0, np.int64)
         store = self.store
-        self._find(nothing)
+        self.learner.tell()
         self._expand_to(0, nothing)
-        self._add_facts(nothing)
-        move_facts(self.known.facts, self.known.fact_slots, self.known.fact_slots.copy())
         k.renumber(nothing, np.zeros(0, np.uint32), nothing, 0)
         k.insert(
             store.ctl, store.order, store.slots, nothing, store.order[:0], nothing, nothing, nothing
@@ -197,150 +182,83 @@ class Worker:
         """
         self._start()
         while True:
-            if not self._resolve():
+            level = self._level()
+            if level is None:
                 return False
-            level = self._expand()
             decision = settle(level)
             if decision.stop or not level.more:
                 self.cut = decision.cut
                 return True
-            self.reported = decision.reported
-            self.suspects.clear()
+            self.explorer.reported |= decision.reported
+            self.learner.tell()
 
     def _start(self) -> None:
-        number = self.known.intern((0,) * self.known.chunks)
+        self.learner.tell()
+        initial = np.zeros((1, self.known.chunks), np.uint32)
+        number = int(intern_shared(self.known, initial)[0])
         self.states = 1
-        if self._owner(np.array([number]))[0] == self.peers.number:
+        if self._owner()[number] == self.peers.number:
             store = self.store
-            places = intern_places(store, np.zeros((1, store.threads), np.uint32))
+            row = [table.initial for table in self.explorer.positions]
+            places = intern_places(store, np.array([row], np.uint32))
             states = np.array([number << 32 | int(places[0])], np.uint64)
             heads, ends = np.zeros(1, np.int64), np.ones(1, np.int64)
             new = np.zeros(1, np.int64)
             k.insert(store.ctl, store.order, store.slots, new, states, heads, ends, new.copy())
 
-    def _owner(self, shared: Words) -> Words:
-        return (self.known.hashes[shared] >> np.uint64(7)) % np.uint64(len(self.peers))
+    def _owner(self) -> Words:
+        """To whom each shared state belongs: all workers agree, whatever its number."""
+        known = self.known
+        done, count = len(self.owners), int(known.ctl[c.SHARED])
+        rows = known.values[done * known.chunks : count * known.chunks].reshape(-1, known.chunks)
+        total = np.zeros(len(rows), np.uint64)
+        for chunk, values in enumerate(self.explorer.chunks._values):
+            weights = self.weights[chunk]
+            if len(weights) < len(values):
+                more = [self.constants.weight(chunk, one) for one in values[len(weights) :]]
+                weights = self.weights[chunk] = np.append(weights, np.array(more, np.uint64))
+            total += weights[rows[:, chunk]]
+        mine = (total >> np.uint64(7)) % np.uint64(len(self.peers))
+        self.owners = np.append(self.owners, mine.astype(np.int64))
+        return self.owners
 
-    def _resolve(self) -> bool:
-        """Find out all that is missing in this level; False if it is time to stop."""
-        todo = np.arange(self.begin, int(self.store.ctl[c.COUNT]), dtype=np.int64)
-        while True:
-            todo = self._find(todo)
-            stop = self.peers.number == 0 and self.stop()
-            asked = self.peers.exchange([(len(todo), stop, part) for part in self._asked()])
-            if asked[0][1]:
-                return False
-            if not any(left for left, _, _ in asked):
-                return True
-            self._answer([question for _, _, part in asked for question in part])
-
-    def _find(self, todo: Words) -> Words:
-        """Note what is missing in these states as questions; the states that lack something."""
-        steps = self.steps
-        steps[k.AT] = steps[k.LEFT] = steps[k.ASKED] = 0
-        self.seen[:] = 0
-        while True:
-            code = k.resolve(
-                *self._lookups(),
-                self.store.order,
-                self.store.rows,
-                self.steady,
-                self.common,
-                self.lanes,
-                self.alone,
-                steps,
-                todo,
-                self.questions,
-                self.marks,
-                self.seen,
-            )
-            if code == FILLED:
-                return todo[: steps[k.LEFT]]
-            self._grow(code)
-
-    def _asked(self) -> list[list[Question]]:
-        """The questions of this round, by the worker who is to answer."""
-        count = int(self.steps[k.ASKED])
-        parts: list[list[Question]] = [[] for _ in range(len(self.peers))]
-        to = (self.marks[:count] >> np.uint64(5)) % np.uint64(len(self.peers))
-        chunks = self.known.chunks
-        table = self.known.values.reshape(-1, chunks)
-        for (thread, position, shared, number), worker in zip(
-            self.questions[:count].tolist(), to.tolist(), strict=True
-        ):
-            when = Moment(int(self.ranks[number]), self._lane(thread))
-            row = tuple(table[shared].tolist())
-            parts[worker].append(Question(when, thread, position, row))
-        return parts
-
-    def _lane(self, thread: int) -> int:
-        late = len(self.lanes) if thread in self.alone else 0
-        return late + thread
-
-    def _answer(self, questions: list[Question]) -> None:
-        questions.sort()
-        mine = self.answering.answer(questions)
-        answers: list[Answers] = self.peers.tell(mine)
-        troubles = [one.trouble for one in answers if one.trouble is not None]
-        if troubles:
-            raise min(troubles, key=lambda trouble: trouble.when).error
-        self._learn_nesting(answers)
-        for one in answers:
-            for label, when in one.seen.items():
-                self.ticked[label] = min(when, self.ticked.get(label, when))
-                self.explorer.turns.unseen.pop(label, None)
-            self.suspects += [new for new in one.reports if new.prop not in self.reported]
-        own = self.answering.own
-        for words in read(answers, self.peers.number, own, self.numbering):
-            self._add_facts(words)
-        for way in [way for one in answers for way in one.positions]:
-            number = self.numbering.learn_position(way)
-            self.steady[way.thread, number] = way.steady
-            self.store.make_room_for(number, 0)
-
-    def _learn_nesting(self, answers: list[Answers]) -> None:
-        turns = self.explorer.turns
-        order = self.explorer.machine.layout.lock_order
-        if not order.trusted:
-            return
-        for outer, inner in [pair for one in answers for pair in one.nested]:
-            inside = turns.acts.inside.setdefault(outer, set())
-            inside.add(inner)
-            if turns.acts.leads(inner, outer):
-                raise Mistrust(order.name)
-
-    def _add_facts(self, words: Words) -> None:
-        known, steps = self.known, self.steps
-        while steps[k.WRITTEN] + 3 * len(words) + 2 > len(known.facts):
-            known.facts.resize(2 * len(known.facts), refcheck=False)
-        most = int(steps[k.FACTS]) + len(words) // 5
-        while most > len(known.fact_slots) // 3 * 2:
-            slots = np.zeros(2 * len(known.fact_slots), np.int64)
-            move_facts(known.facts, known.fact_slots, slots)
-            known.fact_slots = slots
-        k.add_facts(steps, known.facts, known.fact_slots, known.first_view, self.common, words)
-
-    # --- from one level to the next ---------------------------------------------------------------
-
-    def _expand(self) -> Level:
+    def _level(self) -> Level | None:
         end = int(self.store.ctl[c.COUNT])
         halted = np.zeros(end - self.begin, np.int64)
-        self._expand_to(end, halted)
+        trouble = None
+        try:
+            self._expand_to(end, halted)
+            self._judge(halted[: self.steps[k.LEFT]].tolist())
+        except Exception as error:
+            trouble = (self._now(), error)
         transitions = int(self.steps[k.FOUND])
-        found = self._judge(halted[: self.steps[k.LEFT]].tolist(), end)
-        self._insert(self.peers.exchange(self._outgoing(transitions)))
-        return self._rank(end, transitions, found)
+        parts = self.peers.exchange(self._outgoing(transitions, trouble))
+        troubles = [part.trouble for part in parts if part.trouble is not None]
+        if troubles:
+            raise min(troubles, key=lambda one: one[0])[1]
+        if parts[0].stop:
+            return None
+        self._learn_nesting(parts)
+        self._insert(parts)
+        return self._rank(end, transitions)
+
+    def _now(self) -> Moment:
+        number = min(int(self.steps[k.AT]), len(self.ranks) - 1)
+        self.nth += 1
+        return Moment(int(self.ranks[number]), self.nth)
 
     def _expand_to(self, end: int, halted: Words) -> None:
         store, steps = self.store, self.steps
         steps[k.AT], steps[k.LEFT], steps[k.FOUND] = self.begin, 0, 0
         while True:
             code = k.expand(
-                *self._lookups(),
+                store.ctl,
+                self.known.table(),
+                self.learner.learnt(),
+                self.learner.work,
                 store.order,
                 store.rows,
                 store.row_slots,
-                self.steady,
                 self.lanes,
                 self.alone,
                 steps,
@@ -349,56 +267,183 @@ class Worker:
                 self.candidates,
                 halted,
             )
-            if code == FILLED:
+            if code == c.MADE:
                 return
-            self._grow(code)
+            if code in (c.ASK, c.MISSED_OPERATION, c.MISSED_ORDER):
+                self._fill(code)
+            else:
+                self._grow(code)
 
-    def _outgoing(self, count: int) -> list[tuple[Words, ...]]:
+    def _grow(self, code: int) -> None:
+        if code == c.WIDEN:
+            self.store.make_room_for(0, int(self.store.ctl[c.MISSED_POSITION]))
+        elif code == k.ENOUGH:
+            wider = np.zeros((3, 2 * self.candidates.shape[1]), np.int64)
+            wider[:, : self.candidates.shape[1]] = self.candidates
+            self.candidates = wider
+        elif code == c.FULL_STATES:
+            self.store.grow_states()
+            self.ranks = _longer(self.ranks, len(self.store.order))
+            self.parents = _longer(self.parents, len(self.store.order))
+        else:
+            {
+                c.FULL_PLACES: self.store.grow_places,
+                c.FULL_SHARED: self.known.grow_shared,
+                c.FULL_ENTRIES: self.known.grow_entries,
+                c.FULL_FACTS: self.learner.grow_facts,
+                c.FULL_WAYS: self.learner.grow_scratch,
+            }[code]()
+
+    # --- the threads' code ------------------------------------------------------------------------
+
+    def _fill(self, code: int) -> None:
+        """Run the thread's own code for a look-up that missed."""
+        ctl, learner = self.store.ctl, self.learner
+        unseen = self.explorer.turns.acts.unseen
+        before = list(unseen)
+        thread = int(ctl[c.MISSED_THREAD])
+        start = int(ctl[c.MISSED_START])
+        shared = self.known.shared(int(ctl[c.MISSED_SHARED]))
+        if code == c.ASK:
+            self._ask(thread, shared, start)
+        elif code == c.MISSED_ORDER:
+            learner.order(thread, start, list(shared))
+        else:
+            position, row = int(ctl[c.MISSED_POSITION]), learner.work.row.tolist()
+            after, idle = bool(ctl[c.MISSED_AFTER]), bool(ctl[c.MISSED_IDLE])
+            learner.walk(thread, position, row, after, idle)
+        for label in before:
+            if label not in unseen:
+                self.seen[label] = self._now()
+        self._tell()
+
+    def _tell(self) -> None:
+        self.learner.tell()
+        self.store.make_room_for(max(map(len, self.explorer.positions)), 0)
+
+    def _ask(self, thread: int, shared: tuple[int, ...], position: int) -> None:
+        explorer = self.explorer
+        choices, outcomes = explorer.choices_from(thread, shared, position, 0)
+        kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
+        self.store.make_room_for(0, len(outcomes))
+        if choices.rival is not None:
+            kind, above, outcomes = c.BLOCKED, choices.rival, []
+        elif not outcomes and explorer.positions[thread].op(position) is None:
+            kind = c.GONE
+        self.learner.add_turns(
+            thread,
+            position,
+            choices.chunks,
+            shared,
+            above << 2 | kind,
+            [(outcome.position, outcome.progress, outcome.chunks) for outcome in outcomes],
+        )
+
+    def _report(self, prop: str, kind: str, sentence: str, current: int, turn: Turn | None) -> None:
+        """What a turn breaks: of each property the first, which is one loop's if others agree."""
+        if prop in self.explorer.reported:
+            return
+        self.explorer.reported.add(prop)
+        thread, alternatives = (-1, ()) if turn is None else (turn.thread, turn.alternatives)
+        self.found.append(Report(self._now(), prop, kind, sentence, thread, alternatives))
+
+    def _judge(self, halted: list[int]) -> None:
+        """Whether everybody waits in one of the states from which nobody moves."""
+        for number in halted:
+            if "deadlock" in self.explorer.reported:
+                return
+            sentence = self._deadlock(number)
+            if sentence:
+                when = Moment(int(self.ranks[number]), LAST)
+                self.found.append(Report(when, "deadlock", HARM, sentence, -1, ()))
+                self.explorer.reported.add("deadlock")
+
+    def _deadlock(self, number: int) -> str:
+        explorer = self.explorer
+        shared_number, positions = self.store.state(number)
+        shared = self.known.shared(shared_number)
+        threads = explorer.machine.threads
+        ops = [table.op(at) for table, at in zip(explorer.positions, positions, strict=True)]
+        late = all(op is None or one.alone for op, one in zip(ops, threads, strict=True))
+        waiting = [
+            (thread, op)
+            for thread, op in enumerate(ops)
+            if op is not None and (late or not threads[thread].alone)
+        ]
+        if any(explorer.turns.can_move(shared, t, positions[t]) for t, _ in waiting):
+            return ""  # a harm cut the search off here
+        who = "; ".join(f"{threads[t].name} at {op.describe()}" for t, op in waiting)
+        return f"everybody waits: {who}" if waiting else ""
+
+    def _learn_nesting(self, parts: list[Outgoing]) -> None:
+        acts = self.explorer.turns.acts
+        order = self.explorer.machine.layout.lock_order
+        if not order.trusted:
+            return
+        for outer, inner in [pair for part in parts for pair in part.nested]:
+            acts.inside.setdefault(outer, set()).add(inner)
+            if acts.leads(inner, outer):
+                raise Mistrust(order.name)
+
+    # --- from one level to the next ---------------------------------------------------------------
+
+    def _outgoing(self, count: int, trouble: tuple[Moment, Exception] | None) -> list[Outgoing]:
         """Candidates by the worker who owns them, with the rows that it does not know yet."""
+        store, known = self.store, self.known
         keys, shared, places = self.candidates[:, :count]
-        owners = self._owner(shared)
-        self.sent_shared = _longer(self.sent_shared, len(self.known.hashes))
+        owners = self._owner()[shared]
+        self.sent_shared = _longer(self.sent_shared, len(known.hashes))
         fresh = np.zeros(count, np.int64)
-        parts: list[tuple[Words, ...]] = []
+        table = known.values.reshape(-1, known.chunks)
+        rows = store.rows.reshape(-1, store.threads)
+        news = self.speaker.news(rows[self.told_places : int(store.ctl[c.PLACES])])
+        self.told_places = int(store.ctl[c.PLACES])
+        inside = self.explorer.turns.acts.inside
+        nesting = {(outer, inner) for outer, those in inside.items() for inner in those}
+        nested, self.told_nesting = sorted(nesting - self.told_nesting), nesting
+        stop = self.peers.number == 0 and self.stop()
+        parts = []
         for worker in range(len(self.peers)):
             these = owners == worker
             mine = (keys[these], shared[these], places[these])
-            if worker == self.peers.number:
-                parts.append(mine)
-                continue
-            new = k.renumber(mine[1], self.sent_shared, fresh, self.next_shared[worker])
-            self.next_shared[worker] += int(new)
-            rows = self.known.values.reshape(-1, self.known.chunks)[fresh[:new]]
-            sent = _longer(self.sent_places[worker], len(self.store.rows) // self.store.threads)
-            self.sent_places[worker] = sent
-            new = k.renumber(mine[2], sent, fresh, self.next_places[worker])
-            self.next_places[worker] += int(new)
-            parts.append(
-                (*mine, rows, self.store.rows.reshape(-1, self.store.threads)[fresh[:new]])
-            )
+            new_shared, new_places = table[:0], rows[:0]
+            if worker != self.peers.number:
+                new = k.renumber(mine[1], self.sent_shared, fresh, self.next_shared[worker])
+                self.next_shared[worker] += int(new)
+                new_shared = table[fresh[:new]]
+                sent = _longer(self.sent_places[worker], len(rows))
+                self.sent_places[worker] = sent
+                new = k.renumber(mine[2], sent, fresh, self.next_places[worker])
+                self.next_places[worker] += int(new)
+                new_places = rows[fresh[:new]]
+            parts.append(Outgoing(*mine, new_shared, new_places, news, nested, trouble, stop))
         return parts
 
-    def _insert(self, incoming: list[tuple[Words, ...]]) -> None:
-        known, store = self.known, self.store
+    def _insert(self, parts: list[Outgoing]) -> None:
+        store = self.store
         keys, states = [], []
-        for worker, (their_keys, shared, places, *rows) in enumerate(incoming):
+        for worker, part in enumerate(parts):
+            shared, places = part.shared, part.places
             if worker != self.peers.number:
-                new_shared, new_places = rows
-                self.shared_of[worker] = np.concatenate(
-                    (self.shared_of[worker], intern_shared(known, new_shared))
+                listener = self.listeners[worker]
+                listener.hear(part.news)
+                self._tell()
+                self.shared_of[worker] = np.append(
+                    self.shared_of[worker],
+                    intern_shared(self.known, listener.shared(part.new_shared)),
                 )
-                self.places_of[worker] = np.concatenate(
-                    (self.places_of[worker], intern_places(store, new_places))
+                self.places_of[worker] = np.append(
+                    self.places_of[worker],
+                    intern_places(store, listener.places(part.new_places)),
                 )
                 shared = self.shared_of[worker][shared]
                 places = self.places_of[worker][places]
-            keys.append(their_keys)
+            keys.append(part.keys)
             states.append(shared.astype(np.uint64) << np.uint64(32) | places.astype(np.uint64))
-        ends = np.cumsum([len(part) for part in keys])
+        ends = np.cumsum([len(one) for one in keys])
         heads = np.concatenate(([0], ends[:-1])).astype(np.int64)
         all_keys, all_states = np.concatenate(keys), np.concatenate(states)
         new_keys = np.empty(len(all_keys), np.int64)
-        begin = int(store.ctl[c.COUNT])
         done = 0
         while True:
             code, new = k.insert(
@@ -412,21 +457,15 @@ class Worker:
                 new_keys[done:],
             )
             done += int(new)
-            if code == FILLED:
+            if code == c.MADE:
                 break
             self._grow(code)
         self.new_keys = new_keys[:done]
-        assert int(store.ctl[c.COUNT]) == begin + done
 
-    def _rank(
-        self,
-        begin: int,
-        transitions: int,
-        found: dict[str, tuple[Moment, Report, tuple[int, ...]]],
-    ) -> Level:
+    def _rank(self, begin: int, transitions: int) -> Level:
         """Number the new states as one loop would have."""
         mine = self.new_keys
-        all_keys = self.peers.tell(mine)
+        all_keys: list[Any] = self.peers.tell(mine)
         numbers = np.arange(len(mine), dtype=np.int64) + self.states
         for worker, theirs in enumerate(all_keys):
             if worker != self.peers.number:
@@ -442,94 +481,21 @@ class Worker:
             cut >>= k.TURN_BITS
         self.begin = begin
         self.states += new
-        ticked, self.ticked = self.ticked, {}
+        found, self.found = self.found, []
+        seen, self.seen = self.seen, {}
         level = Level(
             self.depth,
             len(mine),
             transitions,
             found,
-            ticked,
+            seen,
             new > 0,
             cut,
             getrusage(RUSAGE_SELF).ru_maxrss / 1024,
-            time.process_time(),
             self.explorer.turns.segments_run,
         )
         self.depth += 1
         return level
-
-    # --- what is broken ---------------------------------------------------------------------------
-
-    def _judge(
-        self, halted: list[int], end: int
-    ) -> dict[str, tuple[Moment, Report, tuple[int, ...]]]:
-        """For each property that is broken in this level for the first time: by whom, how."""
-        found: dict[str, tuple[Moment, Report, tuple[int, ...]]] = {}
-        store, known = self.store, self.known
-        states = store.order[self.begin : end]
-        places = (states & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        shared = (states >> np.uint64(32)).astype(np.int64)
-        table = known.values.reshape(-1, known.chunks)
-        for nth, suspect in enumerate(self.suspects):
-            there = store.rows[places * store.threads + suspect.thread] == suspect.position
-            users = np.flatnonzero(there)
-            for chunk, value in zip(suspect.chunks, suspect.values, strict=True):
-                users = users[table[shared[users], chunk] == value]
-            lane = self._lane(suspect.thread)
-            for user in users.tolist():
-                if not self._looks(self.begin + user, suspect.thread):
-                    continue
-                when = Moment(int(self.ranks[self.begin + user]), lane, nth)
-                if suspect.prop not in found or when < found[suspect.prop][0]:
-                    row = tuple(table[shared[user]].tolist())
-                    found[suspect.prop] = (when, suspect, row)
-                break
-        if "deadlock" not in self.reported:
-            for number in halted:
-                report = self._deadlock(number)
-                if report is not None:
-                    when = Moment(int(self.ranks[number]), DEADLOCK_LANE)
-                    row = tuple(table[int(store.order[number]) >> 32].tolist())
-                    found["deadlock"] = (when, report, row)
-                    break
-        return found
-
-    def _looks(self, number: int, wanted: int) -> bool:
-        """Whether what a thread can do is looked at in a state, before others make it needless."""
-        shared, positions = self.store.state(number)
-        rival = None
-        anybody = False
-        for thread in self.lanes.tolist():
-            if thread == wanted:
-                return True
-            head = self.known.entry(thread, shared, positions[thread])[0]
-            anybody = anybody or (head & 3 in (c.FREE, c.URGENT) and head >> 2 > 0)
-            if head & 3 == c.URGENT:
-                return False
-            if head & 3 == c.BLOCKED:
-                rival = head >> 2
-                return rival == wanted
-        return not anybody
-
-    def _deadlock(self, number: int) -> Report | None:
-        """Nobody moves: whether everybody waits, and for what."""
-        explorer, numbering = self.explorer, self.numbering
-        shared, numbers = self.store.state(number)
-        row = self.known.shared(shared)
-        mine = [numbering.go_to(thread, at) for thread, at in enumerate(numbers)]
-        threads = explorer.machine.threads
-        ops = [table.op(at) for table, at in zip(explorer.positions, mine, strict=True)]
-        late = all(op is None or one.alone for op, one in zip(ops, threads, strict=True))
-        waiting = [
-            (thread, op)
-            for thread, op in enumerate(ops)
-            if op is not None and (late or not threads[thread].alone)
-        ]
-        here = numbering.shared(row)
-        if not waiting or any(explorer.turns.can_move(here, t, mine[t]) for t, _ in waiting):
-            return None  # the end, or a harm cut the search off here
-        who = "; ".join(f"{threads[t].name} at {op.describe()}" for t, op in waiting)
-        return Report("deadlock", HARM, f"everybody waits: {who}", -1, 0, (), (), ())
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -537,24 +503,28 @@ class Worker:
         """What it has, for whoever looks at the whole graph."""
         store, known = self.store, self.known
         count = int(store.ctl[c.COUNT])
-        turns = int(self.steps[k.FOUND])
+        rows = store.rows[: int(store.ctl[c.PLACES]) * store.threads]
+        pool = known.pool[: int(store.ctl[c.USED])]
         parents = self.new_keys >> k.TURN_BITS
-        keys = self.candidates[0, :turns] >> k.TURN_BITS
+        keys = self.candidates[0, : int(self.steps[k.FOUND])] >> k.TURN_BITS
         if self.cut >= 0:
             parents, keys = parents[parents <= self.cut], keys[keys <= self.cut]
-        announced = self.numbering.announced if self.peers.number == 0 else []
-        ways = [way for table in self.numbering.ways for way in table if way is not None]
+        explorer = self.explorer
+        ends = np.zeros((store.threads, max(map(len, explorer.positions))), np.bool_)
+        k.mark_ends(pool, ends)
+        for thread, column in enumerate(rows.reshape(-1, store.threads).T):
+            ends[thread, column] = True
+        speaker = Speaker(explorer.positions, explorer.chunks, self.constants)
         return Part(
             store.order[:count],
             self.ranks[:count],
             self.parents[:count],
-            store.rows[: int(store.ctl[c.PLACES]) * store.threads],
+            rows,
             known.values[: int(store.ctl[c.SHARED]) * known.chunks],
-            known.pool[: int(store.ctl[c.USED])],
+            pool,
+            speaker.everything(ends),
             len(parents),
             len(keys),
-            announced,
-            ways if self.peers.number == 0 else [],
         )
 
 
