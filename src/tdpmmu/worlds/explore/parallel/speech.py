@@ -1,8 +1,8 @@
 """How workers speak of positions and values.
 
 Every worker numbers what its own threads' code comes across.  What is in the states that it sends
-to others it announces first, to all: values as they are, positions by the results that lead there,
-so that whoever is told gets there, too.
+to others it announces first, to all: values as they are, positions by the results that lead there
+from one that was announced before, so that whoever is told gets there, too.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tdpmmu.worlds.explore.position import Positions, UnsupportedPosition
 class News:
     """What is new: ``values`` of each chunk in the order of their numbers, from where they were.
 
-    ``positions``: thread, number, digest of the key, and the results that lead there.
+    ``positions``: thread, number, digest of the key, and from where which results lead there.
     """
 
     values: list[tuple[int, bytes]] = field(default_factory=list)
-    positions: list[tuple[int, int, bytes, bytes]] = field(default_factory=list)
+    positions: list[tuple[int, int, bytes, int, bytes]] = field(default_factory=list)
 
 
 class Speaker:
@@ -62,11 +62,19 @@ class Speaker:
     def _tell(self, news: News, thread: int, numbers: list[int]) -> None:
         told, table = self._told[thread], self._positions[thread]
         for number in numbers:
-            if number not in told:
-                told.add(number)
-                path = self._constants.dumps(table.path(number))
-                digest = self._constants.digest(table._keys[number])
-                news.positions.append((thread, number, digest, path))
+            if number in told:
+                continue
+            results = []
+            before = number
+            while before not in told:
+                step = table._came_from[before]
+                assert step is not None  # the initial position was told
+                results.append(step[1])
+                before = step[0]
+            told.add(number)
+            digest = self._constants.digest(table._keys[number])
+            path = self._constants.dumps(results[::-1])
+            news.positions.append((thread, number, digest, before, path))
 
 
 class Listener:
@@ -86,9 +94,9 @@ class Listener:
         for chunk, data in news.values:
             number = self._chunks.number(chunk, self._constants.loads(data))
             self._values[chunk].append(number)
-        for thread, number, digest, path in news.positions:
+        for thread, number, digest, before, path in news.positions:
             table = self._positions[thread]
-            here = table.initial
+            here = self._numbers[thread][before]
             for result in self._constants.loads(path):
                 here = table.next(here, result)
             if self._constants.digest(table._keys[here]) != digest:
