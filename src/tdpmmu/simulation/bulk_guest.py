@@ -115,11 +115,13 @@ class BulkGuest(StepGuest):
         if self.left >= FOREVER:
             self.due, self._count = FOREVER, 0
             return FOREVER
-        if not self._count:
-            self._size = max(SMALLEST, self._size // 2)
-            return self._plan(now + self.left)
-        # What was planned before the guest was left is still right, but for the time.
         self._away = False
+        if not self._count:
+            # A plan can wait until the next touch: an IPI may well come before that.
+            self._size = max(SMALLEST, self._size // 2)
+            self.due = now + self.left
+            return self.due
+        # What was planned before the guest was left is still right, but for the time.
         self._shift += now + self.left - self._time(self.at - self._first)
         return self._due()
 
@@ -131,6 +133,8 @@ class BulkGuest(StepGuest):
             self._pass(index)
             self.left = FOREVER if when >= FOREVER else max(0, when - now)
             self._leave(index)
+        elif self.due < FOREVER:
+            self.left = max(0, self.due - now)
         return KICKED
 
     def _leave(self, index: int) -> None:
@@ -155,8 +159,11 @@ class BulkGuest(StepGuest):
         stop = self._stop()
         self._pass(stop)
         if stop == self._count:
-            self._size = min(LARGEST, 4 * self._size)
-            return self._plan(now)
+            if self._count:
+                self._size = min(LARGEST, 4 * self._size)
+            due = self._plan(now)
+            if self._stop():
+                return due
         return self._look_at(now)
 
     # --- planning -------------------------------------------------------------------------------
@@ -220,6 +227,8 @@ class BulkGuest(StepGuest):
 
     def _stop(self) -> int:
         """The touch of the window, by its number there, up to which all is planned."""
+        if not self._count:
+            return 0
         return self._stops[self._next] if self._next < len(self._stops) else self._count
 
     def _time(self, index: int) -> int:
@@ -234,7 +243,7 @@ class BulkGuest(StepGuest):
 
     def _pass(self, index: int) -> None:
         """All touches of the window before that one have hit."""
-        passed = self._first + index - self.at
+        passed = self._first + index - self.at if self._count else 0
         if passed <= 0:
             return
         self.ledger.counts["GuestAccess"] += passed

@@ -13,7 +13,7 @@ from tdpmmu.simulation.guest import ACCESSES, Touches
 from tdpmmu.simulation.tables import SimKvm
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ledger import FAULT, FLUSH, LOCK, REFAULT, REFILL, SPLIT, Ledger
-from tdpmmu.worlds.simulate.ops import FOREVER, KICKED, Now, RunGuest, Spend
+from tdpmmu.worlds.simulate.ops import FOREVER, KICKED, RunGuest, Spend
 from tdpmmu.worlds.simulate.thread import SimThread
 
 FAULTS, PML_FULL = "fault", "PML full"
@@ -190,19 +190,17 @@ async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:
     """``KVM_RUN`` for ever: enter, run, leave, and a page fault if that was why."""
     vcpu, thread, ledger = guest.vcpu, guest.thread, guest.ledger
     await mmu.kvm.srcu.read_lock()
-    begun, cause, flushing, locked = await Now(), FLUSH, 0, 0
+    begun, cause, flushing, locked = thread.now, FLUSH, 0, 0
     while True:
         if not await mmu.enter_guest(vcpu):
             continue
-        now = await Now()
-        if begun >= 0:
-            waited = thread.locked - locked
-            flushed = thread.flushing - flushing
-            ledger.stalled(LOCK, waited)
-            ledger.stalled(FLUSH, flushed)
-            ledger.stalled(cause, now - begun - waited - flushed)
+        waited = thread.locked - locked
+        flushed = thread.flushing - flushing
+        ledger.stalled(LOCK, waited)
+        ledger.stalled(FLUSH, flushed)
+        ledger.stalled(cause, thread.now - begun - waited - flushed)
         why = await RunGuest(guest)
-        begun, locked, flushing = await Now(), thread.locked, thread.flushing
+        begun, locked, flushing = thread.now, thread.locked, thread.flushing
         cause = FLUSH
         await mmu.leave_guest(vcpu)
         if why != FAULTS:
@@ -211,7 +209,7 @@ async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:
         result = await handle_fault(mmu, guest)
         del what.faulting[thread.number]
         if result == RET_PF_EMULATE:
-            guest.skip(await Now())
+            guest.skip(thread.now)
         cause = what.sort(thread.number, gfn)
 
 

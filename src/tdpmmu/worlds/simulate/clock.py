@@ -68,6 +68,7 @@ class Clock:
         self._heap: list[tuple[int, int, int, SimThread | Callable[[int], None]]] = []
         self._polled: list[SimThread] = []
         self._serial = 0
+        self._never_waits: set[type[Op]] = set()
         self.locks = Locks(self, costs, ledger)
         GracePeriods(self, costs, ledger)
         for kind in (Read, ReadSpte):
@@ -176,10 +177,13 @@ class Clock:
     # --- operations -----------------------------------------------------------------------------
 
     def _plain(self, thread: SimThread, op: Op) -> bool:
-        if op.alternatives(thread.step) == 0:
+        kind = op.__class__
+        if kind not in self._never_waits and op.alternatives(thread.step) == 0:
             thread.waits_since = thread.now
             self._polled.append(thread)
             return False
+        if kind.alternatives is Op.alternatives:
+            self._never_waits.add(kind)
         self.complete(thread, op.apply(thread.step, 0), self.price(op))
         return True
 
