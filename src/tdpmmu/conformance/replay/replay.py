@@ -23,6 +23,8 @@ from tdpmmu.trace.fields import SetSpte, SpteChange
 
 MAX_DIVERGENCES = 20
 
+LATE_READERS = "calls that began after a memslot was published, for nobody waited for them"
+
 START, PUBLISH, GO, EVENT, END = range(5)
 """At one line: a call starts, publishes memslots, goes to its first change, traces, ends."""
 
@@ -84,6 +86,7 @@ class Replay:
         self._finish_late(at_last=True)
         count(self.result.inputs, "writes seen before they were traced", self._order.chained)
         count(self.result.explained, BY_HARDWARE, self._order.by_hardware)
+        count(self.result.inferred, LATE_READERS, self._driver.late_readers)
 
     # --- calls ----------------------------------------------------------------------------------
 

@@ -245,8 +245,10 @@ class Threads:
             call.protects = call.protects or call.kind is Kind.LOG_ON
 
     def _worker(self, record: Record) -> None:
-        """If it is called again at once, it has not slept, but done a round."""
+        """If it is called again at once, it has not slept, but done a round, which ends here."""
         before = self._open.get(record.pid)
+        if before is not None and before.kind is Kind.RECOVER and not before.over:
+            before.last = max(before.last, record.line - 1)
         if before is not None and before.kind is Kind.RECOVER and not before.seen:
             before.silent = record.time_ns - before.record.time_ns < _AT_ONCE
         self._start(Kind.RECOVER, record)
@@ -255,7 +257,7 @@ class Threads:
         """A worker that goes to sleep has ended its round."""
         call = self._open.get(record.pid)
         if call is not None and call.kind is Kind.RECOVER and _ASLEEP in record.text:
-            call.over = True
+            call.last, call.over = record.line, True
 
     def _zap_all(self, record: Record) -> None:
         """For a memslot, or because the mitigation was switched."""
