@@ -253,6 +253,14 @@ def test_a_wrong_prefetch_of_guest_entries_is_found(patch: type[Any]) -> None:
     assert not replay("6.12-shadow-4k", patch, kernel="6.12").agrees
 
 
+def test_huge_pages_as_logging_ends_are_told_by_later_faults() -> None:
+    """Zapped small leaves leave no event without the TDP MMU; the next fault asks for 2 MiB."""
+    result = replay("6.1-shadow-log-off", kernel="6.1")
+    assert not result.divergences
+    assert result.agree == result.changes == 25
+    assert result.inferred["host mapping level 2 at log-off, by a later fault"] == 2
+
+
 class LeavesTdpYoung(Linux_6_12):
     """The TDP MMU does not age."""
 

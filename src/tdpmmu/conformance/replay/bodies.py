@@ -10,6 +10,7 @@ from tdpmmu.arch.guest import GuestPaging
 from tdpmmu.arch.spte import Access, SpteFormat
 from tdpmmu.conformance.replay.calls import Armed, Call, Kind, PageGot
 from tdpmmu.conformance.replay.guest_tables import GuestMemory
+from tdpmmu.conformance.replay.huge_after import huge_after
 from tdpmmu.conformance.replay.inputs import FaultInput, replayed
 from tdpmmu.conformance.replay.result import Result, count
 from tdpmmu.conformance.replay.threads import Threads
@@ -57,6 +58,7 @@ class Bodies:
         self.mmu.writable_as_found = set()
         self._calls = calls
         self._paging = found.paging
+        self._legacy = found.legacy
         threads = {call.pid: call.vcpu for call in calls if call.kind in (Kind.FAULT, Kind.LOAD)}
         vcpus = {pid: self.kvm.vcpus[self._vcpus[vcpu]] for pid, vcpu in threads.items()}
         self.guest = GuestMemory(self.kvm, found.walks.found, vcpus, result)
@@ -176,6 +178,27 @@ class Bodies:
                 if self.mmu.host_levels.get(region) != 2:
                     count(self._result.inferred, "host mapping level 2, by what log-off collapses")
                     self.mmu.host_levels[region] = 2
+
+        if self._legacy:
+            for region in huge_after(self._calls, call, self._unmapped_regions):
+                if self.mmu.host_levels.get(region) != 2:
+                    count(
+                        self._result.inferred, "host mapping level 2 at log-off, by a later fault"
+                    )
+                    self.mmu.host_levels[region] = 2
+
+    def _unmapped_regions(self, unmap: Call) -> set[int]:
+        """The 2 MiB regions that a notifier's range touches, in the memslots as they are."""
+        start, end = unmap.start >> 12, (unmap.end + 4095) >> 12
+        cell = self.kvm.memslots[0]
+        found: set[int] = set()
+        for slot in self.kvm.layout.memory()[cell.chunk][cell.offset].slots:
+            hva = slot.hva if self._slots_told else slot.hva + (self._offset or 0)
+            first, last = max(start, hva), min(end, hva + slot.npages)
+            offset = slot.base_gfn - hva
+            if first < last:
+                found.update(range((first + offset) // _HUGE, (last + offset - 1) // _HUGE + 1))
+        return found
 
     def _logged(self, call: Call) -> bool:
         slot = self._slots(call.as_id, call.page)
