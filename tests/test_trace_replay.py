@@ -101,6 +101,8 @@ def test_memslots_dirty_log_mprotect_and_mmio(name: str, changes: int) -> None:
         ("6.12-frozen", 2418),
         # A round of recovery yields, and a memslot is deleted meanwhile.
         ("6.12-round-yields", 6714),
+        # Two VMs; a table that a fetch lists shows that a memslot is not logged any more.
+        ("6.1-listed", 5226),
         # A memslot is published before a fault, and its probe comes in the middle of that.
         ("6.1-slot-in-a-fault", 1588),
         # Two fetches of a page: the second finds the leaf, which only kvm_mmu_set_spte tells.

@@ -105,6 +105,17 @@ def test_a_scheduled_out_worker_holds_no_lock() -> None:
     assert "flush-owed" in broken([*lines[:flush], asleep, *lines[flush + 2 :]])
 
 
+def test_a_free_that_only_the_function_tracer_saw() -> None:
+    """A kprobe that hits while another one is handled is missed, and its address with it."""
+    lines = list(lines_of("6.1-lab"))
+    frees = [i for i, one in enumerate(lines) if " free_sp: " in one]
+    assert all("tdp_mmu_free_sp_rcu_callback <-" in lines[free - 1] for free in frees)
+    silent = [broken([*lines[:free], *lines[free + 1 :]]) for free in frees]
+    gone = [broken([*lines[: free - 1], *lines[free + 1 :]]) for free in frees]
+    assert set().union(*silent) == set()
+    assert set().union(*gone) == {"page-accounting"}
+
+
 def test_a_teardown_that_yields_goes_on() -> None:
     """The recovery worker is the last thread of its process, and preempted as it zaps all."""
     lines = list(lines_of("6.12-teardown"))

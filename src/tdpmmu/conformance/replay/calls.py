@@ -77,7 +77,7 @@ class Call:
     as logging begins; ``since``: where the thread was last seen before; ``published``: where others
     first see it.  ``over``: nothing more can belong to it.  ``cut``: the trace ends before one
     knows.  ``lost``: another thread was first to change an entry, so that nothing came of it.
-    ``silent``: a round of recovery that zapped nothing.
+    ``silent``: a round of recovery that zapped nothing.  ``lists``: a table is listed to recover.
     """
 
     kind: Kind
@@ -103,6 +103,7 @@ class Call:
     cut: bool = False
     lost: bool = False
     silent: bool = False
+    lists: bool = False
 
     @property
     def page(self) -> int:

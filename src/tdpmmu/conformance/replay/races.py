@@ -57,10 +57,10 @@ def _shows_logging(fault: Call, huge: set[int]) -> bool:
 
 
 def _shows_no_logging(fault: Call, huge: set[int]) -> bool:
-    """It asks for a huge page, or prefetches what is around its own."""
+    """It asks for a huge page or lists a table in place of one, or prefetches what is around."""
     assert fault.requested is not None
     prefetches = any(isinstance(one, SetSpte) and one.gfn != fault.page for _, one in fault.seen)
-    return fault.requested.level > 1 or prefetches
+    return fault.requested.level > 1 or fault.lists or prefetches
 
 
 def _shows_slot(fault: Call, huge: set[int]) -> bool:

@@ -80,6 +80,9 @@ _SLOT = frozenset({"old_base", "old_pages", "base", "pages", "hva", "flags", "as
 _MASK = frozenset({"base", "offset", "mask"})
 """What their probes tell."""
 
+_LISTS = frozenset({"account_huge_nx_page", "track_possible_nx_huge_page"})
+"""Where tables are listed that stand where a huge page could, in 6.1 and in 6.12."""
+
 _WORKER = "kvm-nx-"
 _ASLEEP = "prev_state=S "
 _VCPU = re.compile(r"vcpu (\d+)")
@@ -238,6 +241,10 @@ class Threads:
             self._zap_all(record)
         elif name == WORKER:
             self._worker(record)
+        elif name in _LISTS:
+            call = self._open.get(record.pid)
+            if call is not None:
+                call.lists = True
         elif name in ROOTS and not self.legacy:
             self._start(Kind.LOAD, record).over = True
         elif name in STARTS:
