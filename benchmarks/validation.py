@@ -21,6 +21,7 @@ from pathlib import Path
 from tdpmmu.simulation.files import read_experiment
 from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.sweep import Run, sweep
+from tdpmmu.simulation.units import show_ns
 from tdpmmu.simulation.workloads.published import (
     TIMED,
     DisableDirtyLogging,
@@ -181,11 +182,9 @@ def frozen(costs: Costs, workers: int) -> str:
     for (name, _, said), result in zip(FROZEN, sweep(runs, workers=workers), strict=True):
         region = off_took(result, workload.off_ns) / workload.guest.vcpus / 1e6
         published = said / 416 * 1e3
-        stall = result.worst[0].ns / 1e6
-        rows.append([name, f"{region:.1f}", f"{published:.0f}", f"{stall:.1f}"])
-    return table(
-        ["", "ms for each 1G: predicted", "published", "longest stall predicted, ms"], rows
-    )
+        longest = show_ns(result.worst[0].ns)
+        rows.append([name, f"{region:.1f}", f"{published:.0f}", longest])
+    return table(["", "ms for each 1G: predicted", "published", "longest fault: predicted"], rows)
 
 
 def off_took(result: Result, off_ns: int) -> int:
