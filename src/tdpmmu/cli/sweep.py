@@ -35,7 +35,7 @@ def sweep(
 ) -> None:
     """Check a scenario with every combination of the values given.
 
-    Example: tdpmmu sweep nx-recovery -k 5.12-rc4,5.12 --set vcpus=1,2 --set flush=bare-metal,ranged
+    Example: tdpmmu sweep nx-recovery -k 5.12-rc4,5.12 --set vcpus=1,2
 
     Exit codes: 0 all hold, 1 some are violated, 2 bad usage, 3 a budget ran out, 130 Ctrl-C.
     """
