@@ -488,12 +488,34 @@ def _captured(facts: CodeFacts, slot: int, cell: CellType, visit: _Visit) -> Has
     return content
 
 
-def position_key(coro: Coroutine[Any, Any, Any], op: Any) -> tuple[Hashable, ...]:
-    """The key of where ``coro`` stands, suspended at ``op`` (which it has just yielded)."""
+_Outer = list[tuple[Any, Any, Hashable]]
+"""The outer frames of a coroutine that stand where they stood: coroutine, awaited, their keys."""
+
+
+def position_key(
+    coro: Coroutine[Any, Any, Any], op: Any, outer: _Outer | None = None
+) -> tuple[Hashable, ...]:
+    """The key of where ``coro`` stands, suspended at ``op`` (which it has just yielded).
+
+    ``outer`` is what an earlier call for the same coroutine has left there.  A frame that still
+    awaits what it awaited then has not moved, so if it holds nothing that others could have
+    changed, its part of the key is the same.
+    """
     visit = _Visit()
     frames: list[Hashable] = []
     current: Any = coro
+    outer = [] if outer is None else outer
+    known = iter(outer.copy())
+    alike = True
     while True:
+        if alike:
+            before = next(known, None)
+            if before is not None and before[0] is current and before[1] is current.cr_await:
+                frames.append(before[2])
+                current = before[1]
+                continue
+            alike = False
+            del outer[len(frames) :]
         if type(current) is not CoroutineType:
             raise UnsupportedPosition(f"{current!r} is not a coroutine; write 'async def'")
         awaited: Any = current.cr_await
@@ -501,6 +523,13 @@ def position_key(coro: Coroutine[Any, Any, Any], op: Any) -> tuple[Hashable, ...
             raise _unsupported(current, "is not suspended in an await")
         frames.append(_frame_key(current, awaited, visit))
         kind = type(awaited)
+        if (
+            kind is CoroutineType
+            and len(outer) == len(frames) - 1
+            and not visit.seen
+            and visit.mutable is None
+        ):
+            outer.append((current, awaited, frames[-1]))
         if kind is GeneratorType and awaited.gi_code is _OP_AWAIT:
             break
         if kind is not CoroutineType:
@@ -547,12 +576,12 @@ class Positions:
         self._ops: list[Op | None] = []
         self._came_from: list[tuple[int, Any] | None] = []
         self._next: dict[tuple[int, Hashable], int] = {}
-        self._live: OrderedDict[int, CoroutineType[Any, Any, Any]] = OrderedDict()
+        self._live: OrderedDict[int, tuple[CoroutineType[Any, Any, Any], _Outer]] = OrderedDict()
         self._raised: dict[int, tuple[BaseException, list[Frame], str]] = {}
         self.steps: list[tuple[int, Hashable, int]] = []
         self.replays = 0
         self.misses = 0
-        self.initial = self._advance(self._begin(), None, None)
+        self.initial = self._advance(self._begin(), [], None, None)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -576,10 +605,11 @@ class Positions:
         if self._ops[pos] is None:
             raise ValueError(f"position {pos} has no pending operation")
         self.misses += 1
-        coro = self._live.pop(pos, None)
-        if coro is None:
-            coro = self._replay(pos)
-        new = self._next[pos, typed] = self._advance(coro, pos, result)
+        if pos in self._live:
+            coro, outer = self._live.pop(pos)
+        else:
+            coro, outer = self._replay(pos), []
+        new = self._next[pos, typed] = self._advance(coro, outer, pos, result)
         self.steps.append((pos, typed, new))
         return new
 
@@ -620,7 +650,7 @@ class Positions:
     def close(self) -> None:
         """Let go of all coroutines; the table stays, and replays as needed."""
         while self._live:
-            _close(self._live.popitem()[1])
+            _close(self._live.popitem()[1][0])
 
     # -- how positions come about ------------------------------------------------------------
 
@@ -643,7 +673,9 @@ class Positions:
             raise UnsupportedPosition(f"{coro!r} is not a coroutine; write 'async def'")
         return coro
 
-    def _advance(self, coro: CoroutineType[Any, Any, Any], before: int | None, result: Any) -> int:
+    def _advance(
+        self, coro: CoroutineType[Any, Any, Any], outer: _Outer, before: int | None, result: Any
+    ) -> int:
         """Send ``result`` and intern where the thread stands then."""
         op: Op | None = None
         failure: tuple[BaseException, list[Frame], str] | None = None
@@ -658,7 +690,7 @@ class Positions:
             key = (_RAISED, kind, str(exception), *failure[1])
         else:
             try:
-                key = position_key(coro, op)
+                key = position_key(coro, op, outer)
             except UnsupportedPosition:
                 _close(coro)
                 raise
@@ -670,17 +702,17 @@ class Positions:
             if failure is not None:
                 self._raised[pos] = failure
         if op is not None:
-            self._keep(pos, coro)
+            self._keep(pos, coro, outer)
         return pos
 
-    def _keep(self, pos: int, coro: CoroutineType[Any, Any, Any]) -> None:
+    def _keep(self, pos: int, coro: CoroutineType[Any, Any, Any], outer: _Outer) -> None:
         """Remember a coroutine that stands at ``pos``, whichever way it came there."""
         if pos in self._live:
             _close(coro)
             return
-        self._live[pos] = coro
+        self._live[pos] = (coro, outer)
         if len(self._live) > self._live_limit:
-            _close(self._live.popitem(last=False)[1])
+            _close(self._live.popitem(last=False)[1][0])
 
     def _replay(self, pos: int) -> CoroutineType[Any, Any, Any]:
         """A coroutine that stands at ``pos``, from the start: coroutines cannot be copied."""

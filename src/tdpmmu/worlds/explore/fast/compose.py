@@ -198,7 +198,7 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
                 _save(work.visit_rows, work.visits, visits, row, now)
                 way = visits
                 visits += 1
-            at = answer(learnt, learnt.op_views[deed * QUESTIONS + MOVES], row, 0, looked)
+            at = answer(learnt, learnt.op_views, deed * QUESTIONS + MOVES, row, 0, looked)
             if at < 0:
                 return MISSED_OPERATION
             mover = facts[at]
@@ -209,7 +209,7 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
                 # Whoever has taken something must be seen with it, or deadlocks are lost.
                 state = _ENDS
                 break
-            at = answer(learnt, learnt.op_views[deed * QUESTIONS + ACTS], row, 0, looked)
+            at = answer(learnt, learnt.op_views, deed * QUESTIONS + ACTS, row, 0, looked)
             if at < 0:
                 return MISSED_OPERATION
             count = facts[at]
@@ -303,8 +303,8 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
             outcomes = used = above = np.int64(0)  # whatever it chooses, it has to wait
         if ctl[REDUCE] and learnt.flags[first - 1] & VCPU:
             ctl[MISSED_POSITION] = start
-            view = learnt.op_views[(first - 1) * QUESTIONS + ORDERS]
-            at = answer(learnt, view, values, base, looked)
+            question = (first - 1) * QUESTIONS + ORDERS
+            at = answer(learnt, learnt.op_views, question, values, base, looked)
             if at < 0:
                 return MISSED_ORDER
             if waits:
@@ -340,7 +340,7 @@ def fill(ctl, table, learnt, work, shared, thread, position):
     chunks = ctl[CHUNKS]
     base = shared * chunks
     facts = learnt.facts
-    at = answer(learnt, learnt.turn_views[thread << 18 | position], values, base, work.looked)
+    at = answer(learnt, learnt.turn_views, thread << 18 | position, values, base, work.looked)
     if at < 0:
         code = compose(ctl, learnt, work, values, hashes, shared, thread, position)
         if code != MADE:

@@ -12,6 +12,8 @@ word for each turn, with the shared state and the position after it.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import uint64
 
@@ -44,6 +46,7 @@ from tdpmmu.worlds.explore.fast.control import (
     THREADS,
     TRANSITIONS,
     URGENT,
+    Words,
     mix,
     prefetch,
     slot_of,
@@ -193,6 +196,38 @@ def _add_successors(
     ctl[COUNT] = found
 
 
+class Batch(NamedTuple):
+    """Room for turns of some states, not yet added: words of the pool, from which state, by whom.
+
+    ``chosen`` and ``movers``: the entries of one state that are followed.
+    """
+
+    turns: Words
+    source: Words
+    mover: Words
+    hashes: Words
+    chosen: Words
+    movers: Words
+
+
+def new_batch(threads: int) -> Batch:
+    """Room for a batch."""
+    turns, source, mover = (np.empty(BATCH, np.int64) for _ in range(3))
+    hashes = np.empty(BATCH, np.uint64)
+    return Batch(
+        turns, source, mover, hashes, np.empty(threads, np.int64), np.empty(threads, np.int64)
+    )
+
+
+@compiled
+def _all_ended(learnt, rows, base, lanes):
+    """Whether those threads have."""
+    for lane in range(lanes.shape[0]):
+        if learnt.deeds[lanes[lane] << 18 | np.int64(rows[base + lanes[lane]])] >= 0:
+            return False
+    return True
+
+
 @compiled
 def advance(
     ctl,
@@ -204,24 +239,20 @@ def advance(
     table,
     learnt,
     work,
+    batch,
     lanes,
+    alone,
     ended,
-    together,
 ):
     """Search on, until done, paused at ``LIMIT``, or something is missing.
 
-    ``together``: the threads in ``lanes`` are looked at side by side, whatever their entries say of
-    others; so it is with those that run alone when all the rest has ended.
+    When all threads in ``lanes`` have ended, those that run alone are looked at side by side,
+    whatever their entries say of others.
     """
     keys, offsets, pool = table.keys, table.offsets, table.pool
     threads = ctl[THREADS]
-    chosen = np.empty(threads, np.int64)
-    movers = np.empty(threads, np.int64)
-    # The turns of a batch of states, not yet added.
-    turns = np.empty(BATCH, np.int64)
-    source = np.empty(BATCH, np.int64)
-    mover = np.empty(BATCH, np.int64)
-    scratch = np.empty(BATCH, np.uint64)
+    turns, source, mover, scratch = batch.turns, batch.source, batch.mover, batch.hashes
+    chosen, movers = batch.chosen, batch.movers
     # Slots are kept at most 4/5 full.
     most_states = min(order.shape[0], slots.shape[0] // 5 * 4)
     most_places = min(rows.shape[0] // threads, row_slots.shape[0] // 5 * 4)
@@ -261,10 +292,17 @@ def advance(
             rival = np.int64(-1)
             filled = False
             code = np.int64(MADE)
-            while lane < lanes.shape[0]:
-                thread = lanes[lane] if rival < 0 else rival
+            late = False
+            while True:
+                if lane == (alone.shape[0] if late else lanes.shape[0]):
+                    if found or late or not _all_ended(learnt, rows, base, lanes):
+                        break
+                    late = True
+                    lane = 0
+                    continue
+                thread = rival if rival >= 0 else (alone[lane] if late else lanes[lane])
                 position = np.int64(rows[base + thread])
-                if position == ended[thread] and rival < 0:
+                if position == ended[thread] and rival < 0 and not late:
                     lane += 1
                     continue
                 offset = find_entry(keys, offsets, shared, thread, position)
@@ -278,17 +316,17 @@ def advance(
                 head = pool[offset]
                 kind = head & 3
                 count = head >> 2 if kind in (FREE, URGENT) else np.int64(0)
-                if filled and kind == GONE and rival < 0 and not together:
+                if filled and kind == GONE and rival < 0 and not late:
                     ended[thread] = position
                 filled = False
-                if rival >= 0 or (kind == URGENT and not together):
+                if rival >= 0 or (kind == URGENT and not late):
                     # Nobody else need be looked at.
                     found = 1
                     total = count
                     chosen[0] = offset
                     movers[0] = thread
                     break
-                if kind == BLOCKED and not together:
+                if kind == BLOCKED and not late:
                     rival = head >> 2
                     continue
                 if count:
@@ -299,7 +337,7 @@ def advance(
                 lane += 1
             if code != MADE:
                 break
-            if found == 0:
+            if found == 0 and not (late and _all_ended(learnt, rows, base, alone)):
                 code = np.int64(HALTED)
                 break
             if ctl[COUNT] + waiting + total > most_states:

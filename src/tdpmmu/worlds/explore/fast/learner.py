@@ -246,36 +246,37 @@ class Learner:
         self.acts.order(deed, row, set())
 
     def walk(self, thread: int, position: int, row: list[int], after: bool, idle: bool) -> None:
-        """Run a thread to the end of its turn, by the first of all choices, or to what is known."""
+        """Run a thread to the end of its turn, whatever it chooses, or to where all is known."""
         acts, table = self.acts, self.positions[thread]
         alone = self.explorer.machine.threads[thread].alone
         looked: set[int] = set()
-        while True:
+        todo = [(position, row, after, idle)]
+        while todo:
+            position, row, after, idle = todo.pop()
             known = len(acts.log) + len(table.steps)
             deed = acts.at(thread, position)
             if deed is None:
-                return
+                continue
             mover = acts.mover(deed, row, looked)
             if after and mover in ("neither", "right"):
-                return
+                continue
             if deed.may_block and not (after or idle or alone):
-                return
-            found = acts.acts(deed, row, looked)
-            if not found:
-                return
+                continue
             after = after or mover in ("neither", "left")
             idle = idle and deed.chooses
-            ends = [
-                table.next(position, act.result) for act in reversed(found) if act.failure is None
-            ]
-            first = found[0]
-            if first.failure is not None or first.harm:
-                return
-            for chunk, number in first.changes:
-                row[chunk] = number
-            position = ends[-1]
+            ways = []
+            for act in reversed(acts.acts(deed, row, looked)):
+                if act.failure is None:
+                    end = table.next(position, act.result)
+                    if not act.harm:
+                        ways.append((end, act.changes))
             if len(acts.log) + len(table.steps) == known:
-                return
+                continue
+            for end, changes in ways:
+                then = row.copy()
+                for chunk, number in changes:
+                    then[chunk] = number
+                todo.append((end, then, after, idle))
 
 
 def _about(deed: Deed) -> int:

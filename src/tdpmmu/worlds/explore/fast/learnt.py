@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from tdpmmu.worlds.explore.fast.compiling import compiled
+from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     CHUNKS,
     FACTS,
@@ -73,30 +73,45 @@ class Learnt(NamedTuple):
     sequence_ids: Words
 
 
+AT = (np.int64(1) << 40) - 1
+"""The part of a slot that says where the fact is; above it are bits of its hash."""
+
+_TIMES = np.uint64(0xD6E8FEB86659FD93)
+
+
+@inlined
+def _and(hashed, value):
+    """Hash one value more: quick, since facts depend on many, and mixed well only at the end."""
+    return (hashed ^ uint64(value)) * _TIMES
+
+
 @compiled
 def find_fact(facts, fact_slots, view, values, base):
-    """``(offset of the fact or -1, slot)`` of what a view has for the shared state at ``base``.
+    """``(offset of the fact or -1, slot, tag)`` of what a view has for the row at ``base``.
 
     A fact is ``[view, value, value, ..., head, turn, turn, ...]``, the values being the view's.
     """
     count = facts[view]
-    hashed = mix(view)
-    for i in range(count):
-        hashed = mix(hashed ^ uint64(values[base + facts[view + 2 + i]]))
+    hashed = uint64(view)
+    for i in range(view + 2, view + 2 + count):
+        hashed = _and(hashed, values[base + facts[i]])
+    hashed = mix(hashed)
+    tag = np.int64(hashed) & ((np.int64(1) << 22) - 1)
     capacity = fact_slots.shape[0]
     slot = slot_of(hashed, capacity)
     while True:
-        at = fact_slots[slot]
-        if at == 0:
-            return np.int64(-1), slot
-        if facts[at] == view:
+        there = fact_slots[slot]
+        if there == 0:
+            return np.int64(-1), slot, tag
+        at = there & AT
+        if there >> 40 == tag and facts[at] == view:
             same = True
             for i in range(count):
                 if facts[at + 1 + i] != values[base + facts[view + 2 + i]]:
                     same = False
                     break
             if same:
-                return at, slot
+                return at, slot, tag
         slot += 1
         if slot == capacity:
             slot = 0
@@ -107,18 +122,19 @@ def move_facts(facts, fact_slots, new_slots):
     """All facts into a larger table."""
     capacity = new_slots.shape[0]
     for i in range(fact_slots.shape[0]):
-        at = fact_slots[i]
-        if at == 0:
+        there = fact_slots[i]
+        if there == 0:
             continue
-        hashed = mix(facts[at])
+        at = there & AT
+        hashed = uint64(facts[at])
         for j in range(facts[facts[at]]):
-            hashed = mix(hashed ^ uint64(facts[at + 1 + j]))
-        slot = slot_of(hashed, capacity)
+            hashed = _and(hashed, facts[at + 1 + j])
+        slot = slot_of(mix(hashed), capacity)
         while new_slots[slot] != 0:
             slot += 1
             if slot == capacity:
                 slot = 0
-        new_slots[slot] = at
+        new_slots[slot] = there
 
 
 @compiled
@@ -171,16 +187,26 @@ def one_more(ctl, learnt, sequence, what):
 
 
 @compiled
-def answer(learnt, view, row, base, looked):
-    """Where the answer to a question is that holds for a shared state, or -1; what it rests on."""
+def answer(learnt, views, question, row, base, looked):
+    """Where the answer to a question is that holds for a shared state, or -1; what it rests on.
+
+    The view that had it comes first from then on.
+    """
     facts = learnt.facts
+    before = np.int64(0)
+    view = views[question]
     while view != 0:
-        at, _ = find_fact(facts, learnt.slots, view, row, base)
+        at, _, _ = find_fact(facts, learnt.slots, view, row, base)
         if at >= 0:
+            if before:
+                facts[before + 1] = facts[view + 1]
+                facts[view + 1] = views[question]
+                views[question] = view
             count = facts[view]
             for i in range(view + 2, view + 2 + count):
                 looked[facts[i]] = True
             return at + 1 + count
+        before = view
         view = facts[view + 1]
     return np.int64(-1)
 
@@ -220,9 +246,9 @@ def add_fact(ctl, learnt, view, row, base, words, count):
     """What holds wherever the view's chunks are as in a row; where its words begin."""
     facts = learnt.facts
     chunks = facts[view]
-    _, slot = find_fact(facts, learnt.slots, view, row, base)
+    _, slot, tag = find_fact(facts, learnt.slots, view, row, base)
     at = ctl[WRITTEN]
-    learnt.slots[slot] = at
+    learnt.slots[slot] = tag << 40 | at
     ctl[FACTS] += 1
     facts[at] = view
     for i in range(chunks):

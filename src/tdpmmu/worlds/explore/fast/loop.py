@@ -17,7 +17,6 @@ from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
-from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.store import Store
@@ -52,7 +51,7 @@ class CompiledLoop:
         self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
         self.ended = np.full(len(threads), -1, np.int64)
         self.journal = array("q")
-        self._nobody = np.full(len(threads), -1, np.int64)
+        self._batch = k.new_batch(len(threads))
 
     def take_over(self, current: int, transitions: int, level_ends: int, ended: list[int]) -> None:
         """Copy what the plain loop knows."""
@@ -108,7 +107,7 @@ class CompiledLoop:
         explorer._tables = tables
         explorer._progress = [Flags(table) for table in tables]
 
-    def _advance(self, lanes: Words, ended: Words, together: bool) -> int:
+    def _advance(self) -> int:
         s, known = self.store, self.known
         code: int = k.advance(
             s.ctl,
@@ -120,9 +119,10 @@ class CompiledLoop:
             known.table(),
             self.learner.learnt(),
             self.learner.work,
-            lanes,
-            ended,
-            together,
+            self._batch,
+            self._lanes,
+            self._alone,
+            self.ended,
         )
         return code
 
@@ -134,12 +134,11 @@ class CompiledLoop:
         ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
         try:
             while True:
-                code = self._advance(self._lanes, self.ended, False)
+                code = self._advance()
                 if code in ASKS:
                     self._fill(code)
                 elif code == c.HALTED:
-                    if not self._all_halted():
-                        return
+                    self._nobody_moves()
                 elif code == c.PAUSED:
                     if self._enough(began):
                         return
@@ -221,37 +220,16 @@ class CompiledLoop:
         for at in range(0, len(journal), size):
             self._put(tuple(journal[at : at + size]))
 
-    def _nobody_moves(self, current: int) -> None:
-        self._put((c.HALTED, 0, 0, 0, current, *[0] * self.known.chunks))
-
-    def _all_halted(self) -> bool:
-        """Nobody moves: those that run alone do, if all others have ended; or it is the end.
-
-        False if there is no room.
-        """
-        explorer, ctl = self.explorer, self.store.ctl
+    def _nobody_moves(self) -> None:
+        """It is the end of all, or a deadlock."""
+        ctl = self.store.ctl
         current = int(ctl[c.CURRENT])
-        key = explorer.order[current]
-        broken = len(explorer.result.violations)
-        code = c.HALTED
-        if explorer._ended(key):
-            limit, ctl[c.LIMIT] = int(ctl[c.LIMIT]), current + 1
-            while True:
-                code = self._advance(self._alone, self._nobody, True)
-                if code in ASKS:
-                    self._fill(code)
-                elif code in (c.HALTED, c.PAUSED, c.DONE):
-                    break
-                elif not self._grow(code):
-                    return False
-            ctl[c.LIMIT] = limit
-        if code == c.HALTED:
-            self._nobody_moves(current)
-            self.store.children[current] = 0
-            ctl[c.CURRENT] = current + 1
-        if len(explorer.result.violations) > broken and explorer.first:
+        broken = len(self.explorer.result.violations)
+        self._put((c.HALTED, 0, 0, 0, current, *[0] * self.known.chunks))
+        self.store.children[current] = 0
+        ctl[c.CURRENT] = current + 1
+        if len(self.explorer.result.violations) > broken and self.explorer.first:
             ctl[c.LIMIT] = current + 1
-        return True
 
     def _enough(self, began: float) -> bool:
         """At a pause: whether to stop here."""
