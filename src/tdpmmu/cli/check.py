@@ -84,6 +84,12 @@ def check(
     stats: Annotated[
         bool, typer.Option("--stats", help="More figures; small ones also without reduction.")
     ] = False,
+    profile_states: Annotated[
+        bool,
+        typer.Option(
+            "--profile-states", help="Which cells and locals multiply states and are never read."
+        ),
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain/--no-explain", help="Print the interleaving.")
     ] = True,
@@ -164,6 +170,11 @@ def check(
         properties,
         tuple(settings or ()),
     )
+    if profile_states:
+        from tdpmmu.cli.profile import print_profile
+
+        print_profile(question, budget, reduce=reduce, loop=loop)
+        raise typer.Exit(0)
     keeper = None
     if checkpoint is not None or resume is not None:
         if checkpoint is not None and resume is not None:

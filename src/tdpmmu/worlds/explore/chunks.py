@@ -26,6 +26,10 @@ class ChunkTable:
             self._values[index].append(value)
         return found
 
+    def values_of(self, index: int) -> list[tuple[Any, ...]]:
+        """The values of one chunk, by number."""
+        return self._values[index]
+
     def intern(self, state: State) -> Shared:
         """A state as numbers."""
         return tuple([self.number(i, value) for i, value in enumerate(state)])

@@ -116,7 +116,7 @@ LOOPS = AUTO, PLAIN, COMPILED = "auto", "plain", "compiled"
 LOOK_EVERY = 1 << 12
 """States between two looks at budgets."""
 
-MANY = 1 << 16
+MANY = 1 << 12
 """States from which on compiled code is worth the time that it takes to load."""
 
 

@@ -647,6 +647,23 @@ class Positions:
             frames.append((code.co_qualname, code.co_filename, facts.line(frame[1])))
         return frames
 
+    def frames(self, pos: int) -> list[tuple[tuple[str, int], dict[str, Hashable]]]:
+        """Where it stands, as functions and instructions, with what the key has of live locals.
+
+        What is half-evaluated goes by ``#0``, ``#1``, ...; none if finished.
+        """
+        if self._ops[pos] is None:
+            return []
+        key: Any = self._keys[pos]
+        found = []
+        for frame in key[:-1]:
+            facts: CodeFacts = frame[0]
+            names = [facts.slots[slot][0] for slot in facts.site(frame[1]).live]
+            names += [f"#{i}" for i in range(len(frame) - 3 - len(names))]
+            here = facts.code.co_qualname, frame[1]
+            found.append((here, dict(zip(names, frame[3:], strict=True))))
+        return found
+
     def close(self) -> None:
         """Let go of all coroutines; the table stays, and replays as needed."""
         while self._live:
