@@ -82,6 +82,7 @@ class BulkGuest(StepGuest):
         self.tlb: set[int] = set()
         self._held: Ints = _NONE
         self._recent: list[Ints] = []
+        self._recent_keys: list[int] = []
         self._bring_forward = bring_forward
         self._refills = np.array([0, *(costs.refill(level) for level in (1, 2, 3))])
         self._size = SMALLEST
@@ -146,6 +147,7 @@ class BulkGuest(StepGuest):
     def flushed(self) -> None:
         self.tlb.clear()
         self._recent.clear()
+        self._recent_keys.clear()
         self._held = _NONE
         self._count = 0
 
@@ -220,9 +222,11 @@ class BulkGuest(StepGuest):
 
     def _held_keys(self) -> Ints:
         """What the TLB holds, in order."""
-        if self._recent:
-            self._held = np.sort(np.concatenate([self._held, *self._recent]))
+        if self._recent or self._recent_keys:
+            keys = np.array(self._recent_keys, dtype=np.int64)
+            self._held = np.sort(np.concatenate([self._held, keys, *self._recent]))
             self._recent.clear()
+            self._recent_keys.clear()
         return self._held
 
     def _stop(self) -> int:
@@ -335,9 +339,11 @@ class BulkGuest(StepGuest):
         if key in self.tlb or room <= 0:
             return 0, False
         self.tlb.add(key)
-        self._recent.append(np.array([key]))
+        self._recent_keys.append(key)
         refill = self.costs.refill(level)
         self.ledger.stalled(REFILL, refill)
+        if len(self._fill_at) == 0:
+            return refill, False
         if (self._fill_key == key).any():
             return refill, True
         if len(self._fill_at) == room:

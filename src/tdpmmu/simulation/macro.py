@@ -85,7 +85,8 @@ class Macros:
         """The pattern, None if the fault cannot be simple just now."""
         run, thread, vcpu = self._run, guest.thread, guest.vcpu
         memory = run.memory
-        (count, writer, slots) = (memory[chunk][offset] for chunk, offset in self._fields)
+        (a, b), (c, d), (e, f) = self._fields
+        count, writer, slots = memory[a][b], memory[c][d], memory[e][f]
         if count or writer != NOBODY or self._clock.locks.contended(self._lock.name):
             return None
         step = thread.step

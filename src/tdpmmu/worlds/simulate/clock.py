@@ -280,6 +280,12 @@ class Clock:
         else:
             thread.guest = True
             reached = op.guest.enter(now)
+        # The heap need not be asked as long as nobody else is due.
+        while (
+            not isinstance(reached, str) and thread.kicked_at < 0 and self.quiet_until(reached + 1)
+        ):
+            thread.now = reached
+            reached = op.guest.reach(reached)
         if isinstance(reached, str):
             thread.guest = False
             self.complete(thread, reached, 0)
