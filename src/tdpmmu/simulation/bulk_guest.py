@@ -2,7 +2,7 @@
 
 It plans a *window*: the times of its next touches, as far as they hit.  A hit touches nothing that
 others can see, so the guest has to be looked at only where one does not.  Whoever changes what
-others have planned with makes them look at it again (:class:`Windows`).
+others have planned with makes them look at it again (``windows.py``).
 """
 
 from __future__ import annotations
@@ -21,43 +21,19 @@ from tdpmmu.simulation.macro import Macros, Recording
 from tdpmmu.simulation.tables import SimKvm
 from tdpmmu.simulation.vcpu import FAULTS, PML_ENTRIES, PML_FULL, StepGuest
 from tdpmmu.simulation.walk import Walker
+from tdpmmu.simulation.windows import (
+    LARGEST,
+    LEVEL_SHIFT,
+    NONE,
+    SMALLEST,
+    Ints,
+    Tlb,
+    Windows,
+)
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ledger import REFILL, Ledger
 from tdpmmu.worlds.simulate.ops import FOREVER, KICKED
 from tdpmmu.worlds.simulate.thread import SimThread
-
-SMALLEST, LARGEST = 64, 2048
-"""Touches in a window: more each time one was of use."""
-
-_LEVEL_SHIFT = 56
-
-Ints = npt.NDArray[np.int64]
-_NONE: Ints = np.empty(0, dtype=np.int64)
-
-
-class Windows:
-    """The 2 MiB regions of all guests' windows, so that one look finds who is concerned."""
-
-    def __init__(self, guests: int) -> None:
-        self.rows = np.full((guests, LARGEST), -1, dtype=np.int32)
-        self._flat = self.rows.reshape(-1)
-        self.guests: list[BulkGuest] = []
-
-    def changed(self, first: int, pages: int, by: SimThread) -> None:
-        """What maps these gfns is not what it was: touches of them are looked at one by one."""
-        mine, last = first >> 9, (first + pages - 1) >> 9
-        if mine == last:
-            found = np.flatnonzero(self._flat == mine)
-        else:
-            found = np.flatnonzero((self._flat >= mine) & (self._flat <= last))
-        if not len(found):
-            return
-        self._flat[found] = -1
-        owners: dict[int, list[int]] = {}
-        for at in found.tolist():
-            owners.setdefault(at // LARGEST, []).append(at % LARGEST)
-        for number, touches in owners.items():
-            self.guests[number].unsettle(touches, by)
 
 
 class BulkGuest(StepGuest):
@@ -79,10 +55,7 @@ class BulkGuest(StepGuest):
         self.walker = walker
         self.macros = macros
         self.recording: Recording | None = None
-        self.tlb: set[int] = set()
-        self._held: Ints = _NONE
-        self._recent: list[Ints] = []
-        self._recent_keys: list[int] = []
+        self.tlb = Tlb(costs.tlb_entries)
         self._bring_forward = bring_forward
         self._refills = np.array([0, *(costs.refill(level) for level in (1, 2, 3))])
         self._size = SMALLEST
@@ -94,7 +67,7 @@ class BulkGuest(StepGuest):
         windows.guests.append(self)
         self._stops: list[int] = []
         self._next = 0
-        self._fill_at = self._fill_key = self._fill_price = _NONE
+        self._fill_at = self._fill_key = self._fill_price = NONE
         self._after = 0
         self._away = True
         self._upcoming: Touches | None = None
@@ -146,9 +119,6 @@ class BulkGuest(StepGuest):
 
     def flushed(self) -> None:
         self.tlb.clear()
-        self._recent.clear()
-        self._recent_keys.clear()
-        self._held = _NONE
         self._count = 0
 
     def settle(self, until: int) -> None:
@@ -180,8 +150,8 @@ class BulkGuest(StepGuest):
             # The touch that a fault was for: when it goes through is written down.
             hit[0] = False
         cost = np.full(count, self.costs.access, dtype=np.int64)
-        self._fill_at = self._fill_key = self._fill_price = _NONE
-        room = self.costs.tlb_entries - len(self.tlb)
+        self._fill_at = self._fill_key = self._fill_price = NONE
+        room = self.tlb.room
         if room > 0:
             self._plan_fills(gfns, hit, level, cost, room)
         self._times = np.empty(count, dtype=np.int64)
@@ -207,9 +177,9 @@ class BulkGuest(StepGuest):
     ) -> None:
         """Which hits cost a walk: first ones of pages that the TLB does not hold."""
         where = np.flatnonzero(hit)
-        keys = (gfns[where] >> 9 * (level[where] - 1)) | level[where] << _LEVEL_SHIFT
+        keys = (gfns[where] >> 9 * (level[where] - 1)) | level[where] << LEVEL_SHIFT
         unique, first = np.unique(keys, return_index=True)
-        held = self._held_keys()
+        held = self.tlb.held()
         if len(held):
             at = np.minimum(np.searchsorted(held, unique), len(held) - 1)
             new = held[at] != unique
@@ -217,17 +187,8 @@ class BulkGuest(StepGuest):
         order = np.argsort(first)[:room]
         self._fill_at = where[first[order]]
         self._fill_key = unique[order]
-        self._fill_price = self._refills[self._fill_key >> _LEVEL_SHIFT]
+        self._fill_price = self._refills[self._fill_key >> LEVEL_SHIFT]
         cost[self._fill_at] += self._fill_price
-
-    def _held_keys(self) -> Ints:
-        """What the TLB holds, in order."""
-        if self._recent or self._recent_keys:
-            keys = np.array(self._recent_keys, dtype=np.int64)
-            self._held = np.sort(np.concatenate([self._held, keys, *self._recent]))
-            self._recent.clear()
-            self._recent_keys.clear()
-        return self._held
 
     def _stop(self) -> int:
         """The touch of the window, by its number there, up to which all is planned."""
@@ -254,9 +215,7 @@ class BulkGuest(StepGuest):
         if len(self._fill_at):
             done = int(np.searchsorted(self._fill_at, index))
             if done:
-                keys = self._fill_key[:done]
-                self.tlb.update(keys.tolist())
-                self._recent.append(keys)
+                self.tlb.update(self._fill_key[:done])
                 self.ledger.stalled(REFILL, int(self._fill_price[:done].sum()))
                 self._fill_at = self._fill_at[done:]
                 self._fill_key = self._fill_key[done:]
@@ -334,12 +293,11 @@ class BulkGuest(StepGuest):
 
     def _fill(self, gfn: int, level: int) -> tuple[int, bool]:
         """The walk of a touch that is looked at by itself; whether that upsets the window."""
-        key = (gfn >> 9 * (level - 1)) | level << _LEVEL_SHIFT
-        room = self.costs.tlb_entries - len(self.tlb)
+        key = (gfn >> 9 * (level - 1)) | level << LEVEL_SHIFT
+        room = self.tlb.room
         if key in self.tlb or room <= 0:
             return 0, False
         self.tlb.add(key)
-        self._recent_keys.append(key)
         refill = self.costs.refill(level)
         self.ledger.stalled(REFILL, refill)
         if len(self._fill_at) == 0:
@@ -387,7 +345,7 @@ class BulkGuest(StepGuest):
         batch = self._upcoming
         self.at = 0
         if batch is None:
-            self._gfns, self.left = _NONE, FOREVER
+            self._gfns, self.left = NONE, FOREVER
             return
         self.left = int(batch.think_ns[0])
         self._tag = batch.tag

@@ -15,7 +15,7 @@ from tdpmmu.kernel.mm import GetUserPage, TakeBack
 from tdpmmu.machine.op import Op
 from tdpmmu.mmu.kvm import Config, Memslot
 from tdpmmu.simulation.bulk import BulkOps, bulk_layers
-from tdpmmu.simulation.bulk_guest import BulkGuest, Windows
+from tdpmmu.simulation.bulk_guest import BulkGuest
 from tdpmmu.simulation.calls import host, recovery_worker
 from tdpmmu.simulation.dirty import DirtyBits
 from tdpmmu.simulation.guest import LEVELS, Guest, Knobs, Workload
@@ -26,6 +26,7 @@ from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.tables import ArrayPage, SimKvm
 from tdpmmu.simulation.vcpu import StepGuest, WhatFault, run_vcpu
 from tdpmmu.simulation.walk import Walker
+from tdpmmu.simulation.windows import Windows
 from tdpmmu.versions.registry import named
 from tdpmmu.worlds.simulate.clock import Clock
 from tdpmmu.worlds.simulate.costs import Costs
