@@ -226,7 +226,8 @@ def test_choices_are_counted() -> None:
             await Choose("?", (0, 1))
 
     result = randomly(make_machine(layout, [chooses]), 1, 20)
-    assert result.bound["draws"] == 8 or "2^3" in result.stopped
+    assert result.bound["bits_drawn"] == 3
+    assert "up to 2^3 ways in a run" in result.stopped
 
 
 @pytest.mark.parametrize("search", [random_runs(2, 300, 0), few_switches(2)])

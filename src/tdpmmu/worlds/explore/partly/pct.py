@@ -52,7 +52,7 @@ class _Runs:
     dice: random.Random
     findings: Findings
     longest: int = 0
-    draws: float = 1.0
+    bits: float = 0.0
     too_long: int = 0
     turns: int = 0
     seen: set[Situation] = field(default_factory=set)
@@ -67,7 +67,7 @@ class _Runs:
         moments = {self.dice.randint(1, max(1, self.longest)): i for i in range(changes, 0, -1)}
         now = graph.start
         way: list[Taken] = []
-        draws = 1.0
+        bits = 0.0
         lowest = 0
         round_of, been = -1, set[Situation]()
         while True:
@@ -81,7 +81,7 @@ class _Runs:
             thread = max(enabled, key=lambda t: priority[t])
             outcomes = graph.outcomes(now, thread)
             outcome = self.dice.choice(outcomes) if len(outcomes) > 1 else outcomes[0]
-            draws *= len(outcomes)
+            bits += math.log2(len(outcomes))
             way.append(outcome.taken)
             if outcome.violations:
                 self.findings.add(outcome.violations, lambda: list(way))
@@ -99,10 +99,10 @@ class _Runs:
             been.add(outcome.after)
             now = outcome.after
             if len(way) in moments:
-                priority[thread] = moments[len(way)]
+                priority[thread] = min(priority[thread], moments[len(way)])
         self.turns += len(way)
         self.longest = max(self.longest, len(way))
-        self.draws = max(self.draws, draws)
+        self.bits = max(self.bits, bits)
 
 
 def pct(
@@ -152,7 +152,7 @@ def pct(
         "threads": threads,
         "turns": trial.longest,
         "probability": chance,
-        "draws": trial.draws,
+        "bits_drawn": trial.bits,
         "given_up": trial.too_long,
     }
     result.stopped = INTERRUPTED if interrupted else _sentence(done, counted, depth, threads, trial)
@@ -167,11 +167,8 @@ def _sentence(done: int, counted: int, depth: int, threads: int, trial: _Runs) -
         f"{done:,} random runs, {which} finds a bug of depth {depth} with probability at least "
         f"1/({threads}{power}) = 1/{one_in:,}"
     )
-    if trial.draws > 1:
-        text += (
-            f" if its choices fall as the bug needs (up to 2^{math.log2(trial.draws):.0f} ways in "
-            "a run)"
-        )
+    if trial.bits:
+        text += f" if its choices fall as the bug needs (up to 2^{trial.bits:.0f} ways in a run)"
     if trial.too_long:
         text += f"; {trial.too_long} given up after {LONGEST:,} turns"
     return text
