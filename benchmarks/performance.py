@@ -64,8 +64,8 @@ def measure(size: str, loop: str) -> dict[str, Any]:
 
         # What is compiled is kept; loading it is part of the time to the verdict, not of the loop.
         ask(make_question("nx-recovery", "5.12", (), {"roots": 1, "legacy": 0}, "all"), loop=loop)
-        search.seconds = code.seconds = table.seconds = 0.0
-        table = Watch(CompiledLoop, "_fill")
+        search.seconds = 0.0
+        code = table = Watch(CompiledLoop, "_put")
     budget = Budget(states=XL_STATES if size == "XL" else 0)
     verdict = ask(question, loop=loop, budget=budget)
     found = verdict.exploration
@@ -109,9 +109,10 @@ Written by `python benchmarks/performance.py`; do not edit. Pairs of runs for ea
 medians, CPU seconds, on {machine}, CPython {python}, numba {numba}.
 
 {table}
-*Search* is all of the search, without looking for cycles; *in threads' code* is running MMU code
-and composing its turns, which both loops do alike; *in the loop* is the look-ups, additions and
-sets: what the compiled loop replaces. S to L are exhausted; XL is stopped at {states:,} states.
+*Search* is all of the search, without looking for cycles. *In threads' code* is, in the plain loop,
+running MMU code and composing its turns; in the compiled loop it is running the code only, since
+turns are composed in the loop. *In the loop* is the rest: look-ups, additions and sets, and in the
+compiled loop composing, too. S to L are exhausted; XL is stopped at {states:,} states.
 The sizes are those of `benchmarks/check.py` and, for XL, `{xl}`.
 
 How many times faster the compiled loop is (medians of the pairs' ratios):
@@ -124,8 +125,7 @@ they have, which is up to half as much again. A state itself takes 14 of them (8
 for its slot, 1 to find its parent).
 
 Where states are many for what the threads do (XL), the loop decides; in the small sizes running the
-threads' code does, and a faster loop changes little. There about a third of the compiled loop's own
-time goes into leaving it and coming back, once for each question to the threads' code.
+threads' code, once for each operation and what it looks at, does.
 """
 
 

@@ -1293,3 +1293,31 @@ def test_no_line_of_the_model_awaits_inside_a_call() -> None:
     assert len(files) > 100
     found = {path.name: calls_with_awaits(path.read_text()) for path in files}
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_frames_that_have_not_moved(stale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of outer frames is what they would say again; if it is not, that is noticed."""
+    from tdpmmu.scenarios.zoo.run import BUG, question
+    from tdpmmu.worlds.explore import position
+    from tdpmmu.worlds.explore.engine import PLAIN, Budget, explore
+
+    real = position.position_key
+    kept = wrong = 0
+
+    def both(coro: Any, op: Any, outer: Any = None) -> Any:
+        nonlocal kept, wrong
+        if stale and outer:
+            outer[0] = (*outer[0][:2], (*outer[0][2], "stale"))
+        kept += bool(outer)
+        key = real(coro, op, outer)
+        wrong += key != real(coro, op)
+        return key
+
+    monkeypatch.setattr(position, "position_key", both)
+    try:
+        explore(question("z1", BUG).build().machine, loop=PLAIN, budget=Budget(states=300))
+    except position.UnsupportedPosition:
+        assert stale
+    assert kept > 50
+    assert bool(wrong) is stale
