@@ -107,6 +107,7 @@ TEXT = """\
 
 Written by `python benchmarks/performance.py`; do not edit. Pairs of runs for each size: {pairs};
 medians, CPU seconds, on {machine}, CPython {python}, numba {numba}.
+Compare within a table only: on a busy machine CPU seconds are more, up to twice as many.
 
 {table}
 *Search* is all of the search, without looking for cycles. *In threads' code* is, in the plain loop,
