@@ -69,3 +69,8 @@ def test_an_operation_at_a_time_says_the_same() -> None:
 def test_a_run_out_of_memory_is_not_finished() -> None:
     question = nx_recovery("M", True, "MAY_HOLD", "TURNS")
     assert running.spin(question, memory=100, flags=QUICK).verdict == running.UNFINISHED
+
+
+def test_the_bug_is_found_behind_a_second_page() -> None:
+    question = nx_recovery("M", False, "MAY_HOLD", "TURNS", "NO_FLUSH_OWED")
+    assert running.spin(question, flags=QUICK).verdict == running.VIOLATED

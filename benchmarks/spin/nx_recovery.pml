@@ -482,7 +482,8 @@ proctype recovery()
 		to_zap--;
 		if
 		:: goto pick
-		:: remote_flush_or_zap(pending, flush, kick, i);
+		:: true ->      /* or the else inside would be an else to this choice, too */
+		   remote_flush_or_zap(pending, flush, kick, i);
 		   write_unlock();
 		   at = LOCK;
 		   goto turn_ends
