@@ -104,7 +104,7 @@ class Macros:
             step[page.nx_huge_page_disallowed],
             run.mmu.host_pfn_mapping_level(slots.slots[0], gfn),
             (gfn >> 18) + 1 << 18 > run.guest.pages,
-            id(slots),
+            slots.generation,
             mine,
         )
 
