@@ -107,6 +107,8 @@ def test_memslots_dirty_log_mprotect_and_mmio(name: str, changes: int) -> None:
         ("6.1-slot-in-a-fault", 1588),
         # Two fetches of a page: the second finds the leaf, which only kvm_mmu_set_spte tells.
         ("6.1-spurious-fetch", 2089),
+        # A fault lists its table, and is slow to map a page; another lists two tables meanwhile.
+        ("6.1-list-order", 1128),
     ],
 )
 def test_what_random_steps_came_upon(name: str, changes: int) -> None:

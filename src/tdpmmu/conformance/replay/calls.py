@@ -77,7 +77,8 @@ class Call:
     as logging begins; ``since``: where the thread was last seen before; ``published``: where others
     first see it.  ``over``: nothing more can belong to it.  ``cut``: the trace ends before one
     knows.  ``lost``: another thread was first to change an entry, so that nothing came of it.
-    ``silent``: a round of recovery that zapped nothing.  ``lists``: a table is listed to recover.
+    ``silent``: a round of recovery that zapped nothing.  ``lists``: where a table was put on the
+    list of those to recover.
     """
 
     kind: Kind
@@ -103,7 +104,7 @@ class Call:
     cut: bool = False
     lost: bool = False
     silent: bool = False
-    lists: bool = False
+    lists: list[int] = field(default_factory=list)
 
     @property
     def page(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from tdpmmu.arch.table import ClearSpteBits, CmpXchgSpte, WriteSpte, XchgSpte
 from tdpmmu.conformance.replay.traced import Traced
 from tdpmmu.events.records import Event
-from tdpmmu.kernel.locks import Acquire
+from tdpmmu.kernel.locks import Acquire, SpinRelease
 from tdpmmu.kernel.rcu import WaitGrace
 from tdpmmu.machine.op import Choose, Op
 from tdpmmu.worlds.live import LiveCall, Memory
@@ -116,6 +116,16 @@ class Driver:
             if call.blocked():
                 self._make_way(call)
             call.go()
+        if call.done:
+            self._retire(call)
+
+    def to_listing(self, call: Running) -> None:
+        """Let it go on until it gives ``tdp_mmu_pages_lock`` back, but not to a further SPTE."""
+        while call.op is not None and not isinstance(call.op, (Traced, *_WRITES)):
+            if call.blocked():
+                self._make_way(call)
+            if isinstance(call.go(), SpinRelease):
+                return
         if call.done:
             self._retire(call)
 

@@ -60,7 +60,7 @@ def _shows_no_logging(fault: Call, huge: set[int]) -> bool:
     """It asks for a huge page or lists a table in place of one, or prefetches what is around."""
     assert fault.requested is not None
     prefetches = any(isinstance(one, SetSpte) and one.gfn != fault.page for _, one in fault.seen)
-    return fault.requested.level > 1 or fault.lists or prefetches
+    return fault.requested.level > 1 or bool(fault.lists) or prefetches
 
 
 def _shows_slot(fault: Call, huge: set[int]) -> bool:

@@ -25,7 +25,7 @@ MAX_DIVERGENCES = 20
 
 LATE_READERS = "calls that began after a memslot was published, for nobody waited for them"
 
-START, PUBLISH, GO, EVENT, END = range(5)
+START, PUBLISH, GO, EVENT, LIST, END = range(6)
 """At one line: a call starts, publishes memslots, goes to its first change, traces, ends."""
 
 AT_ONCE = frozenset(
@@ -79,6 +79,9 @@ class Replay:
                 self._finish_late()
             elif what == START:
                 self._order.begins(call)
+            elif what == LIST:
+                if call in self._running and call not in self._broken:
+                    self._begin(call, line, self._driver.to_listing)
             elif what == PUBLISH and call not in self._broken:
                 self._begin(call, line, self._driver.to_publication)
             elif call not in self._broken:
@@ -240,7 +243,7 @@ class Replay:
 
 
 def _in_order(calls: Iterable[Call]) -> list[tuple[int, int, Call, Seen | None]]:
-    """The start of every call, its events and its end, in the order of the trace."""
+    """The start of every call, its events, what it lists, and its end, in the trace's order."""
     points: list[tuple[int, int, Call, Seen | None]] = []
     calls = tuple(calls)
     unmaps = [call for call in calls if call.kind is Kind.UNMAP]
@@ -253,6 +256,7 @@ def _in_order(calls: Iterable[Call]) -> list[tuple[int, int, Call, Seen | None]]
         if call.kind in AT_ONCE:
             points.append((call.record.line, GO, call, None))
         points += [(line, EVENT, call, seen) for line, seen in call.seen]
+        points += [(line, LIST, call, None) for line in call.lists]
         points.append((_end(call, unmaps), END, call, None))
     points.sort(key=lambda point: point[:2])
     return points

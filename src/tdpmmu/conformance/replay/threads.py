@@ -244,7 +244,7 @@ class Threads:
         elif name in _LISTS:
             call = self._open.get(record.pid)
             if call is not None:
-                call.lists = True
+                call.lists.append(record.line)
         elif name in ROOTS and not self.legacy:
             self._start(Kind.LOAD, record).over = True
         elif name in STARTS:
