@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from tdpmmu.cli.main import app
 from tdpmmu.cli.overview import OVERVIEW
@@ -137,6 +138,14 @@ def test_plain_files_and_options_are_verified_alike() -> None:
     assert "holds" in quick.stdout
     wrong = run("trace", "verify", "no-such-file")
     assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+
+
+def test_help_on_all_of_it_is_the_same_without_the_commands_options() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    whole = CliRunner().invoke(app, ["--help"], prog_name="tdpmmu").stdout
+    assert done.stdout.split() == whole.split()
+    assert "Explore every interleaving" in done.stdout
 
 
 def test_plain_values_and_options_are_explained_alike() -> None:

@@ -50,8 +50,10 @@ def _run(arguments: list[str]) -> None:
         from tdpmmu.cli.verifying import verify_file
 
         sys.exit(verify_file(arguments[2]))
-    from tdpmmu.cli.main import app
+    from tdpmmu.cli.main import app, names_only
 
+    if arguments in (["-h"], ["--help"]):
+        names_only()
     try:
         code = app(prog_name="tdpmmu", standalone_mode=False)
     except Exception as error:
