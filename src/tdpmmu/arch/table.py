@@ -6,9 +6,9 @@ from the new value, and emits ``SpteChanged``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from tdpmmu.events.records import PageFreed, SpteChanged
 from tdpmmu.machine.op import (
@@ -363,6 +363,27 @@ class ReadHeader(Op):
 
 Pool = Sequence[TablePage]
 """Pages to allocate from."""
+
+
+class FreshPages(Sequence[TablePage]):
+    """A pool that never runs dry: whoever looks through it for a free page gets a new one."""
+
+    def __init__(self, make: Callable[[], TablePage]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[TablePage]:
+        while True:
+            yield self._make()
+
+    def __len__(self) -> int:
+        return 0
+
+    @overload
+    def __getitem__(self, at: int) -> TablePage: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[TablePage]: ...
+    def __getitem__(self, at: int | slice) -> TablePage | Sequence[TablePage]:
+        raise IndexError("pages without end have no numbers")
 
 
 @dataclass(frozen=True, slots=True)

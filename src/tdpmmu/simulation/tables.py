@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from tdpmmu.arch.hardware import Hardware, VcpuCells
-from tdpmmu.arch.table import TABLE_PFN, Header, Pool, TablePage
+from tdpmmu.arch.table import TABLE_PFN, FreshPages, Header, Pool, TablePage
 from tdpmmu.events.records import PageFreed
 from tdpmmu.kernel.mm import HostMemory
 from tdpmmu.machine.op import FREE, FREED, Step
@@ -191,27 +191,6 @@ class SimMemory(HostMemory):
         self.generation = _Lists(layout, "host page", 0)  # type: ignore[assignment]
 
 
-class _FreshPages(Sequence[TablePage]):
-    """A pool that never runs dry: whoever looks through it for a free page gets a new one."""
-
-    def __init__(self, kvm: SimKvm) -> None:
-        self._kvm = kvm
-
-    def __iter__(self) -> Iterator[TablePage]:
-        while True:
-            yield self._kvm.fresh_page()
-
-    def __len__(self) -> int:
-        return 0
-
-    @overload
-    def __getitem__(self, at: int) -> TablePage: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[TablePage]: ...
-    def __getitem__(self, at: int | slice) -> TablePage | Sequence[TablePage]:
-        raise IndexError("pages without end have no numbers")
-
-
 class SimKvm(Kvm):
     """``struct kvm`` in as much memory as what was touched needs."""
 
@@ -236,7 +215,7 @@ class SimKvm(Kvm):
         return SimMemory(self.layout, self.guest_pages, block)
 
     def make_pool(self, number: int, size: int) -> Pool:
-        return _FreshPages(self)
+        return FreshPages(self.fresh_page)
 
     def fresh_page(self) -> TablePage:
         """A page table page, free; its row may have been another one's."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+from functools import partial
 
 from tdpmmu.arch.geometry import X86_64, X86_64_LA57
 from tdpmmu.arch.spte import SpteFormat
-from tdpmmu.arch.table import Pool, TablePage
+from tdpmmu.arch.table import FreshPages, Pool
 from tdpmmu.kernel.mm import HostMemory
 from tdpmmu.machine.state import Cell, Guard, Layout
 from tdpmmu.mmu.kvm import ByGfn, Config, Kvm, Memslot, Memslots
@@ -33,28 +32,6 @@ class _Lists(dict[int, Cell]):
         return cell
 
 
-class _FreshPages(Sequence[TablePage]):
-    """A pool that never runs dry: whoever looks through it for a free page gets a new one."""
-
-    def __init__(self, kvm: Kvm, sptes: Guard) -> None:
-        self._kvm = kvm
-        self._sptes = sptes
-
-    def __iter__(self) -> Iterator[TablePage]:
-        while True:
-            yield self._kvm.new_page(self._sptes)
-
-    def __len__(self) -> int:
-        return 0
-
-    @overload
-    def __getitem__(self, at: int) -> TablePage: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[TablePage]: ...
-    def __getitem__(self, at: int | slice) -> TablePage | Sequence[TablePage]:
-        raise IndexError("pages without end have no numbers")
-
-
 class LiveKvm(Kvm):
     """``struct kvm`` with what the kernel, too, allocates only when it is needed."""
 
@@ -66,7 +43,7 @@ class LiveKvm(Kvm):
         return HostMemory(self.layout, 1, 1, chunk=self.layout.chunk("host"))
 
     def make_pool(self, number: int, size: int) -> Pool:
-        return _FreshPages(self, self.spte_guard(number))
+        return FreshPages(partial(self.new_page, self.spte_guard(number)))
 
 
 def make_vm(
