@@ -45,7 +45,13 @@ from tdpmmu.worlds.explore.fast.control import (
     WRITTEN,
     Words,
 )
-from tdpmmu.worlds.explore.fast.facts import entry_key, hash_value, intern_candidate, put_entry
+from tdpmmu.worlds.explore.fast.facts import (
+    entry_key,
+    find_key,
+    hash_value,
+    intern_candidate,
+    put_entry,
+)
 from tdpmmu.worlds.explore.fast.learnt import (
     ACTS,
     ALONE,
@@ -67,7 +73,6 @@ from tdpmmu.worlds.explore.fast.learnt import (
     add_fact,
     add_view,
     answer,
-    get_key,
     one_more,
 )
 from tdpmmu.worlds.explore.turn import LONGEST_TURN, SEGMENT
@@ -228,7 +233,7 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
                 act = at + facts[at + 1 + which]
                 if facts[act + 1] & FAILED:
                     return ASK
-                target = get_key(
+                target = find_key(
                     learnt.after_keys,
                     learnt.after,
                     (thread << 18 | position) << 32 | (facts[act] + 1),

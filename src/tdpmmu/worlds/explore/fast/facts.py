@@ -45,9 +45,8 @@ def entry_key(shared, thread, position):
 
 
 @compiled
-def find_entry(keys, offsets, shared, thread, position):
-    """The entry's offset in the pool, or -1."""
-    key = entry_key(shared, thread, position)
+def find_key(keys, offsets, key):
+    """What is there, or -1."""
     capacity = keys.shape[0]
     slot = slot_of(mix(key), capacity)
     while True:
@@ -55,10 +54,16 @@ def find_entry(keys, offsets, shared, thread, position):
         if there == key:
             return offsets[slot]
         if there == 0:
-            return -1
+            return np.int64(-1)
         slot += 1
         if slot == capacity:
             slot = 0
+
+
+@compiled
+def find_entry(keys, offsets, shared, thread, position):
+    """The entry's offset in the pool, or -1."""
+    return find_key(keys, offsets, entry_key(shared, thread, position))
 
 
 @compiled

@@ -10,13 +10,16 @@ import numpy as np
 
 from tdpmmu.worlds.explore.acts import ACTS, MOVES, QUESTIONS, Act, Deed, Fact, Order
 from tdpmmu.worlds.explore.fast import control as c
+from tdpmmu.worlds.explore.fast import facts as f
 from tdpmmu.worlds.explore.fast import learnt as le
 from tdpmmu.worlds.explore.fast.compose import COLUMNS, Scratch
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.turn import is_progress
 
 if TYPE_CHECKING:
+    from tdpmmu.worlds.explore.chunks import Shared
     from tdpmmu.worlds.explore.engine import Explorer
+    from tdpmmu.worlds.explore.fast.store import Store
 
 POSITIONS = 1 << 18
 """Room for one thread's positions."""
@@ -209,6 +212,30 @@ class Learner:
                 words += change
         return [len(acts), *begins, *words]
 
+    def ask(
+        self, store: Store, thread: int, shared: Shared, position: int, current: int = 0
+    ) -> None:
+        """Run the threads' code for a thread's next turn; ``store`` gets room for its outcomes.
+
+        ``current`` is the state that is blamed for what the turn breaks.
+        """
+        explorer = self.explorer
+        choices, outcomes = explorer.choices_from(thread, shared, position, current)
+        kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
+        store.make_room_for(0, len(outcomes))
+        if choices.rival is not None:
+            kind, above, outcomes = c.BLOCKED, choices.rival, []
+        elif not outcomes and explorer.positions[thread].op(position) is None:
+            kind = c.GONE
+        self.add_turns(
+            thread,
+            position,
+            choices.chunks,
+            shared,
+            above << 2 | kind,
+            [(outcome.position, outcome.progress, outcome.chunks) for outcome in outcomes],
+        )
+
     def add_turns(
         self,
         thread: int,
@@ -289,5 +316,5 @@ def _about(deed: Deed) -> int:
 def _larger(keys: Words, values: Words, times: int) -> tuple[Words, Words]:
     new_keys = np.zeros(times * len(keys), np.int64)
     new_values = np.zeros(times * len(keys), np.int64)
-    le.move_keys(keys, values, new_keys, new_values)
+    f.move_entries(keys, values, new_keys, new_values)
     return new_keys, new_values

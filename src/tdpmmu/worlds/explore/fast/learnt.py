@@ -32,6 +32,7 @@ from tdpmmu.worlds.explore.fast.control import (
     mix,
     slot_of,
 )
+from tdpmmu.worlds.explore.fast.facts import find_key, put_entry
 
 MOVERS = RIGHT, BOTH, LEFT, NEITHER = range(4)
 
@@ -138,51 +139,14 @@ def move_facts(facts, fact_slots, new_slots):
 
 
 @compiled
-def put_key(keys, values, key, value):
-    """Into a table with open addressing; there has to be room."""
-    capacity = keys.shape[0]
-    slot = slot_of(mix(key), capacity)
-    while keys[slot] != 0:
-        slot += 1
-        if slot == capacity:
-            slot = 0
-    keys[slot] = key
-    values[slot] = value
-
-
-@compiled
-def get_key(keys, values, key):
-    """What is there, or -1."""
-    capacity = keys.shape[0]
-    slot = slot_of(mix(key), capacity)
-    while True:
-        there = keys[slot]
-        if there == key:
-            return values[slot]
-        if there == 0:
-            return np.int64(-1)
-        slot += 1
-        if slot == capacity:
-            slot = 0
-
-
-@compiled
-def move_keys(keys, values, new_keys, new_values):
-    """All into a larger table."""
-    for i in range(keys.shape[0]):
-        if keys[i] != 0:
-            put_key(new_keys, new_values, keys[i], values[i])
-
-
-@compiled
 def one_more(ctl, learnt, sequence, what):
     """The number of a sequence that is one longer; 0 is the empty one."""
     key = (sequence << 32 | what) + 1
-    found = get_key(learnt.sequences, learnt.sequence_ids, key)
+    found = find_key(learnt.sequences, learnt.sequence_ids, key)
     if found < 0:
         ctl[SEQUENCES] += 1
         found = ctl[SEQUENCES]
-        put_key(learnt.sequences, learnt.sequence_ids, key, found)
+        put_entry(learnt.sequences, learnt.sequence_ids, key, found)
     return found
 
 
@@ -284,4 +248,4 @@ def learn_positions(learnt, batch):
     """Add what is after positions: ``[position, result, position after]``, again and again."""
     for at in range(0, batch.shape[0], 3):
         key = batch[at] << 32 | (batch[at + 1] + 1)
-        put_key(learnt.after_keys, learnt.after, key, batch[at + 2])
+        put_entry(learnt.after_keys, learnt.after, key, batch[at + 2])

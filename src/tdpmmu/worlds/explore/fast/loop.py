@@ -183,7 +183,7 @@ class CompiledLoop:
         """Put a question to the threads' code, and pass the answer on."""
         code, thread, position, about, current, *row = question
         if code == c.ASK:
-            self._ask(thread, tuple(row), position, current)
+            self.learner.ask(self.store, thread, tuple(row), position, current)
         elif code == c.MISSED_ORDER:
             self.learner.order(thread, position, row)
         elif code == c.MISSED_OPERATION:
@@ -193,24 +193,6 @@ class CompiledLoop:
         self.learner.tell()
         self.store.make_room_for(max(map(len, self.explorer.positions)), 0)
         self.journal.extend(question)
-
-    def _ask(self, thread: int, shared: Shared, position: int, current: int) -> None:
-        explorer = self.explorer
-        choices, outcomes = explorer.choices_from(thread, shared, position, current)
-        kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
-        self.store.make_room_for(0, len(outcomes))
-        if choices.rival is not None:
-            kind, above, outcomes = c.BLOCKED, choices.rival, []
-        elif not outcomes and explorer.positions[thread].op(position) is None:
-            kind = c.GONE
-        self.learner.add_turns(
-            thread,
-            position,
-            choices.chunks,
-            shared,
-            above << 2 | kind,
-            [(outcome.position, outcome.progress, outcome.chunks) for outcome in outcomes],
-        )
 
     def repeat(self, journal: list[int]) -> None:
         """Put the same questions to the threads again."""

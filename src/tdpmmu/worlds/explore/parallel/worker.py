@@ -305,7 +305,7 @@ class Worker:
         start = int(ctl[c.MISSED_START])
         shared = self.known.shared(int(ctl[c.MISSED_SHARED]))
         if code == c.ASK:
-            self._ask(thread, shared, start)
+            self.learner.ask(self.store, thread, shared, start)
         elif code == c.MISSED_ORDER:
             learner.order(thread, start, list(shared))
         else:
@@ -320,24 +320,6 @@ class Worker:
     def _tell(self) -> None:
         self.learner.tell()
         self.store.make_room_for(max(map(len, self.explorer.positions)), 0)
-
-    def _ask(self, thread: int, shared: tuple[int, ...], position: int) -> None:
-        explorer = self.explorer
-        choices, outcomes = explorer.choices_from(thread, shared, position, 0)
-        kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
-        self.store.make_room_for(0, len(outcomes))
-        if choices.rival is not None:
-            kind, above, outcomes = c.BLOCKED, choices.rival, []
-        elif not outcomes and explorer.positions[thread].op(position) is None:
-            kind = c.GONE
-        self.learner.add_turns(
-            thread,
-            position,
-            choices.chunks,
-            shared,
-            above << 2 | kind,
-            [(outcome.position, outcome.progress, outcome.chunks) for outcome in outcomes],
-        )
 
     def _report(self, prop: str, kind: str, sentence: str, current: int, turn: Turn | None) -> None:
         """What a turn breaks: of each property the first, which is one loop's if others agree."""
