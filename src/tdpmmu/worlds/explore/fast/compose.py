@@ -130,7 +130,8 @@ def _save(rows, table, number, row, values):
 @compiled
 def compose(ctl, learnt, work, values, hashes, shared, thread, start):
     """Make the fact of a turn that is missing: ``MADE``, or what stands in the way."""
-    facts = learnt.facts
+    ops, turns = learnt.ops, learnt.turns
+    facts = ops.words
     chunks = ctl[CHUNKS]
     base = shared * chunks
     row, looked, out = work.row, work.looked, work.out
@@ -203,10 +204,10 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
                 _save(work.visit_rows, work.visits, visits, row, now)
                 way = visits
                 visits += 1
-            at = answer(learnt, learnt.op_views, deed * QUESTIONS + MOVES, row, 0, looked)
+            at = answer(ops, deed * QUESTIONS + MOVES, row, 0, looked)
             if at < 0:
                 return MISSED_OPERATION
-            mover = facts[at]
+            mover = np.int64(facts[at])
             if after and mover in (NEITHER, RIGHT):
                 state = _ENDS
                 break
@@ -214,10 +215,10 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
                 # Whoever has taken something must be seen with it, or deadlocks are lost.
                 state = _ENDS
                 break
-            at = answer(learnt, learnt.op_views, deed * QUESTIONS + ACTS, row, 0, looked)
+            at = answer(ops, deed * QUESTIONS + ACTS, row, 0, looked)
             if at < 0:
                 return MISSED_OPERATION
-            count = facts[at]
+            count = np.int64(facts[at])
             if count == 0:
                 state = _STUCK if idle else _ENDS
                 break
@@ -230,35 +231,37 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
                 return FULL_WAYS
             for which in range(count - 1, -1, -1):
                 # An outcome is [result, about it, events, violations, changes, ...].
-                act = at + facts[at + 1 + which]
-                if facts[act + 1] & FAILED:
+                act = at + np.int64(facts[at + 1 + which])
+                what = np.int64(facts[act + 1])
+                if what & FAILED:
                     return ASK
                 target = find_key(
                     learnt.after_keys,
                     learnt.after,
-                    (thread << 18 | position) << 32 | (facts[act] + 1),
+                    (thread << 18 | position) << 32 | (np.int64(facts[act]) + 1),
                 )
                 if target < 0:
                     return MISSED_OPERATION
                 now[POSITION], now[AFTER], now[IDLE] = target, after, idle
                 now[STEPS], now[PARTS], now[WAY] = steps, parts, way
-                now[GETS_ON] = gets_on | (facts[act + 1] & PROGRESS)
-                now[HARMS] = harms | (facts[act + 1] & HARM)
-                heard, broken, changed = facts[act + 2], facts[act + 3], facts[act + 4]
+                now[GETS_ON] = gets_on | (what & PROGRESS)
+                now[HARMS] = harms | (what & HARM)
+                heard, broken = np.int64(facts[act + 2]), np.int64(facts[act + 3])
+                changed = np.int64(facts[act + 4])
                 if ctl[SEQUENCES] + heard + broken + 1 > learnt.sequences.shape[0] // 3 * 2:
                     return FULL_FACTS
                 act += 5
                 sequence = events
                 for i in range(act, act + heard):
-                    sequence = one_more(ctl, learnt, sequence, facts[i])
+                    sequence = one_more(ctl, learnt, sequence, np.int64(facts[i]))
                 now[EVENTS] = sequence
                 act += heard
                 sequence = violations
                 for i in range(act, act + broken):
                     # The number of its property is in the low bits.
-                    if not ctl[REPORTED] >> (facts[i] & 63) & 1:
+                    if not ctl[REPORTED] >> (np.int64(facts[i]) & 63) & 1:
                         return ASK
-                    sequence = one_more(ctl, learnt, sequence, facts[i])
+                    sequence = one_more(ctl, learnt, sequence, np.int64(facts[i]))
                 now[VIOLATIONS] = sequence
                 act += broken
                 if which:
@@ -309,32 +312,38 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
         if ctl[REDUCE] and learnt.flags[first - 1] & VCPU:
             ctl[MISSED_POSITION] = start
             question = (first - 1) * QUESTIONS + ORDERS
-            at = answer(learnt, learnt.op_views, question, values, base, looked)
+            at = answer(ops, question, values, base, looked)
             if at < 0:
                 return MISSED_ORDER
             if waits:
-                if facts[at + 1] >= 0:
+                if facts[at + 1]:
                     kind = np.int64(BLOCKED)
-                    above = facts[at + 1]
+                    above = np.int64(facts[at + 1]) - 1
             elif facts[at]:
                 kind = np.int64(URGENT)
     if outcomes * ctl[THREADS] > ctl[MOST_TURNS]:
         ctl[MISSED_POSITION] = outcomes
         return WIDEN
-    if ctl[FACTS] + 1 > learnt.slots.shape[0] // 3 * 2:
+    if ctl[FACTS] + 1 > turns.slots.shape[0] // 3 * 2:
         return FULL_FACTS
-    if ctl[WRITTEN] + 2 * chunks + 4 + used > facts.shape[0] or used + 1 + chunks > out.shape[0]:
+    if (
+        ctl[WRITTEN] + 2 * chunks + 4 + used > turns.words.shape[0]
+        or used + 1 + chunks > out.shape[0]
+    ):
         return FULL_FACTS if used + 1 + chunks <= out.shape[0] else FULL_WAYS
     count = np.int64(0)
     for i in range(chunks):
         if looked[i]:
             out[used + 1 + count] = i
             count += 1
-    view = add_view(ctl, learnt, learnt.turn_views, thread << 18 | start, out[used + 1 :], count)
+    question = thread << 18 | start
+    view, written = add_view(turns, ctl[WRITTEN], question, out[used + 1 :], count)
     for i in range(used, 0, -1):
         out[i] = out[i - 1]
     out[0] = above << 2 | kind
-    ctl[COMPOSED] = add_fact(ctl, learnt, view, values, base, out, used + 1)
+    ctl[COMPOSED] = add_fact(turns, written, view, values, base, out, used + 1)
+    ctl[WRITTEN] = ctl[COMPOSED] + used + 1
+    ctl[FACTS] += 1
     return MADE
 
 
@@ -344,17 +353,17 @@ def fill(ctl, table, learnt, work, shared, thread, position):
     values, hashes, pool = table.values, table.hashes, table.pool
     chunks = ctl[CHUNKS]
     base = shared * chunks
-    facts = learnt.facts
-    at = answer(learnt, learnt.turn_views, thread << 18 | position, values, base, work.looked)
+    facts = learnt.turns.words
+    at = answer(learnt.turns, thread << 18 | position, values, base, work.looked)
     if at < 0:
         code = compose(ctl, learnt, work, values, hashes, shared, thread, position)
         if code != MADE:
             return code
         at = ctl[COMPOSED]
-    head = facts[at]
+    head = np.int64(facts[at])
     turns = head >> 2
     if head & 3 == BLOCKED or head & 3 == GONE:
-        turns = 0
+        turns = np.int64(0)
     if ctl[ENTRIES] + 1 > table.keys.shape[0] // 3 * 2 or ctl[USED] + turns + 2 > pool.shape[0]:
         return FULL_ENTRIES
     if ctl[SHARED] + turns + 1 > min(values.shape[0] // chunks, table.slots.shape[0] // 5 * 4):
@@ -364,8 +373,7 @@ def fill(ctl, table, learnt, work, shared, thread, position):
     pool[offset] = head
     at += 1
     for turn in range(turns):
-        end = facts[at]
-        changed = facts[at + 1]
+        end, changed = np.int64(facts[at]), np.int64(facts[at + 1])
         at += 2
         after = shared
         if changed:

@@ -14,6 +14,7 @@ from tdpmmu.worlds.explore.fast import facts as f
 from tdpmmu.worlds.explore.fast import learnt as le
 from tdpmmu.worlds.explore.fast.compose import COLUMNS, Scratch
 from tdpmmu.worlds.explore.fast.control import Words
+from tdpmmu.worlds.explore.fast.fact_arrays import FactArrays
 from tdpmmu.worlds.explore.turn import is_progress
 
 if TYPE_CHECKING:
@@ -49,15 +50,11 @@ class Learner:
         self._events: dict[Any, int] = {}
         self._violations: dict[tuple[str, str], int] = {}
         self._properties: dict[str, int] = {}
-        ctl[c.WRITTEN], ctl[c.REDUCE] = 1, explorer.turns.reduce
-        ctl[c.FACTS] = ctl[c.SEQUENCES] = 0
-        self._after = 0
+        ctl[c.REDUCE], ctl[c.SEQUENCES], self._after = explorer.turns.reduce, 0, 0
         # What is not touched takes no memory.
-        self.turn_views: Words = np.zeros(threads * POSITIONS, np.int64)
+        self.turns = FactArrays(ctl, c.FACTS, c.WRITTEN, threads * POSITIONS, facts)
+        self.ops = FactArrays(ctl, c.OP_FACTS, c.OP_WRITTEN, QUESTIONS << 8, facts)
         self.deeds: Words = np.zeros(threads * POSITIONS, np.int32)
-        self.facts: Words = np.empty(facts, np.int64)
-        self.slots: Words = np.zeros(facts // 8, np.int64)
-        self.op_views: Words = np.zeros(QUESTIONS << 8, np.int64)
         self.flags: Words = np.zeros(1 << 8, np.uint8)
         self.after_keys: Words = np.zeros(1 << 10, np.int64)
         self.after: Words = np.zeros(1 << 10, np.int64)
@@ -69,11 +66,9 @@ class Learner:
     def learnt(self) -> le.Learnt:
         """The arrays, for compiled code."""
         return le.Learnt(
-            self.facts,
-            self.slots,
-            self.turn_views,
+            self.ops.arrays(),
+            self.turns.arrays(),
             self.deeds,
-            self.op_views,
             self.flags,
             self.after_keys,
             self.after,
@@ -83,7 +78,8 @@ class Learner:
 
     def bytes_used(self) -> dict[str, int]:
         """What the arrays take."""
-        return {"facts": sum(array.nbytes for array in (self.facts, self.slots, *self.work))}
+        used = sum(array.nbytes for array in self.work)
+        return {"facts": used + self.turns.nbytes + self.ops.nbytes}
 
     def digest(self) -> list[int]:
         """How much was learnt, and a checksum."""
@@ -105,15 +101,9 @@ class Learner:
             np.zeros(4 * room + 4 * chunks, np.int64),
         )
 
-    def grow_facts(self, words: int = 0, facts: int = 0) -> None:
-        """Room for so many more, and at least for half as many more as there are."""
-        written, count = int(self.ctl[c.WRITTEN]), int(self.ctl[c.FACTS])
-        if written + words > len(self.facts) // 2:
-            self.facts.resize(2 * (written + words), refcheck=False)
-        if count + facts > len(self.slots) // 3:
-            slots = np.zeros(4 * (count + facts), np.int64)
-            le.move_facts(self.facts, self.slots, slots)
-            self.slots = slots
+    def grow_facts(self) -> None:
+        """Room for more turns."""
+        self.turns.grow()
         if self.ctl[c.SEQUENCES] > len(self.sequences) // 3:
             self.sequences, self.sequence_ids = _larger(self.sequences, self.sequence_ids, 4)
 
@@ -136,17 +126,12 @@ class Learner:
         self._crc = zlib.crc32(batch.tobytes(), self._crc)
         while len(self.acts.deeds) > len(self.flags):
             self.flags.resize(2 * len(self.flags), refcheck=False)
-            self.op_views.resize(QUESTIONS * len(self.flags), refcheck=False)
+            self.ops.views.resize(QUESTIONS * len(self.flags), refcheck=False)
         for deed in self.acts.deeds[self._described :]:
             self.flags[deed.number] = _about(deed)
         self._described = len(self.acts.deeds)
-        needed = 2 * len(batch) + 2 * facts
-        if (
-            self.ctl[c.WRITTEN] + needed > len(self.facts)
-            or self.ctl[c.FACTS] + facts > len(self.slots) // 3 * 2
-        ):
-            self.grow_facts(needed, facts)
-        le.learn(self.ctl, self.learnt(), batch)
+        self.ops.make_room_for(2 * len(batch) + 2 * facts, facts)
+        le.learn(self.ctl, self.ops.arrays(), batch)
 
     def _tell_positions(self) -> None:
         steps: list[int] = []
@@ -185,7 +170,7 @@ class Learner:
             words = self._acts(self.acts.deeds[number].thread, cast(tuple[Act, ...], answer))
         else:
             order = cast(Order, answer)
-            words = [order.urgent, -1 if order.rival is None else order.rival]
+            words = [order.urgent, 0 if order.rival is None else order.rival + 1]
         return [number * QUESTIONS + question, len(chunks), len(words), *chunks, *values, *words]
 
     def _acts(self, thread: int, acts: Sequence[Act]) -> list[int]:
@@ -251,18 +236,19 @@ class Learner:
             words += (progress << 31 | end, len(changes))
             for change in changes:
                 words += change
-        self.grow_facts(2 * len(chunks) + len(words) + 4, 1)
-        learnt = self.learnt()
-        view = le.add_view(
-            self.ctl,
-            learnt,
-            self.turn_views,
+        self.turns.make_room_for(2 * len(chunks) + len(words) + 4, 1)
+        turns, ctl = self.turns.arrays(), self.ctl
+        view, written = le.add_view(
+            turns,
+            ctl[c.WRITTEN],
             thread << 18 | position,
             np.array([*chunks, 0], np.int64),
             len(chunks),
         )
-        values = np.array(row, np.uint32)
-        le.add_fact(self.ctl, learnt, view, values, 0, np.array(words, np.int64), len(words))
+        values, answer = np.array(row, np.uint32), np.array(words, np.int64)
+        at = le.add_fact(turns, written, view, values, 0, answer, len(words))
+        ctl[c.WRITTEN] = at + len(words)
+        ctl[c.FACTS] += 1
 
     # --- asking -----------------------------------------------------------------------------------
 

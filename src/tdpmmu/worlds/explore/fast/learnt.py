@@ -2,7 +2,7 @@
 
 What a thread can do depends on some chunks of the shared state only.  A *fact* is the answer to a
 question for certain values of those chunks.  A *view* is a set of chunks that answers depend on; a
-question has a few views, in the order in which they were met, linked:
+question has a few views, linked, the one that was of use last being first:
 ``[chunks, next view or 0, chunk, chunk, ...]``.  A fact is ``[view, value, value, ..., word, word,
 ...]``, the values being the view's.
 
@@ -25,9 +25,9 @@ from numba import uint64
 from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     CHUNKS,
-    FACTS,
+    OP_FACTS,
+    OP_WRITTEN,
     SEQUENCES,
-    WRITTEN,
     Words,
     mix,
     slot_of,
@@ -49,24 +49,31 @@ HARM, FAILED, PROGRESS = 1, 2, 4
 # Questions to an operation: numbers of its views.
 MOVES, ACTS, ORDERS, QUESTIONS = 0, 1, 2, 3
 
-# What is known of a position: nothing, that the thread has ended there, or raised; or else one more
-# than the number of its operation.
-UNKNOWN, ENDED, RAISED = 0, -1, -2
+
+class Facts(NamedTuple):
+    """Facts and their views, one behind the other; where facts are; and the first view of each
+    question.
+
+    Those of operations are apart from those of turns, which are many more: so they stay in the
+    cache while turns are put together from them.
+    """
+
+    words: Words
+    slots: Words
+    views: Words
 
 
 class Learnt(NamedTuple):
     """What is known of operations, and of turns.
 
-    ``facts`` and ``slots`` are those of :mod:`~tdpmmu.worlds.explore.fast.facts`.  ``turn_views``
-    and ``deeds`` go by thread and position, ``op_views`` by operation and question; ``after`` has
-    positions by position and result, ``sequences`` tells one course of events from another.
+    Turns' questions and ``deeds`` go by thread and position, operations' by operation and question;
+    ``after`` has positions by position and result, ``sequences`` tells one course of events from
+    another.
     """
 
-    facts: Words
-    slots: Words
-    turn_views: Words
+    ops: Facts
+    turns: Facts
     deeds: Words
-    op_views: Words
     flags: Words
     after_keys: Words
     after: Words
@@ -87,28 +94,26 @@ def _and(hashed, value):
 
 
 @compiled
-def find_fact(facts, fact_slots, view, values, base):
-    """``(offset of the fact or -1, slot, tag)`` of what a view has for the row at ``base``.
-
-    A fact is ``[view, value, value, ..., head, turn, turn, ...]``, the values being the view's.
-    """
-    count = facts[view]
+def find_fact(facts, view, row, base):
+    """``(offset of the fact or -1, slot, tag)`` of what a view has for the row at ``base``."""
+    words, slots = facts.words, facts.slots
+    count = np.int64(words[view])
     hashed = uint64(view)
     for i in range(view + 2, view + 2 + count):
-        hashed = _and(hashed, values[base + facts[i]])
+        hashed = _and(hashed, row[base + words[i]])
     hashed = mix(hashed)
     tag = np.int64(hashed) & ((np.int64(1) << 22) - 1)
-    capacity = fact_slots.shape[0]
+    capacity = slots.shape[0]
     slot = slot_of(hashed, capacity)
     while True:
-        there = fact_slots[slot]
+        there = slots[slot]
         if there == 0:
             return np.int64(-1), slot, tag
         at = there & AT
-        if there >> 40 == tag and facts[at] == view:
+        if there >> 40 == tag and words[at] == view:
             same = True
             for i in range(count):
-                if facts[at + 1 + i] != values[base + facts[view + 2 + i]]:
+                if words[at + 1 + i] != row[base + words[view + 2 + i]]:
                     same = False
                     break
             if same:
@@ -119,17 +124,17 @@ def find_fact(facts, fact_slots, view, values, base):
 
 
 @compiled
-def move_facts(facts, fact_slots, new_slots):
+def move_facts(words, slots, new_slots):
     """All facts into a larger table."""
     capacity = new_slots.shape[0]
-    for i in range(fact_slots.shape[0]):
-        there = fact_slots[i]
+    for i in range(slots.shape[0]):
+        there = slots[i]
         if there == 0:
             continue
         at = there & AT
-        hashed = uint64(facts[at])
-        for j in range(facts[facts[at]]):
-            hashed = _and(hashed, facts[at + 1 + j])
+        hashed = uint64(words[at])
+        for j in range(np.int64(words[np.int64(words[at])])):
+            hashed = _and(hashed, words[at + 1 + j])
         slot = slot_of(mix(hashed), capacity)
         while new_slots[slot] != 0:
             slot += 1
@@ -151,96 +156,99 @@ def one_more(ctl, learnt, sequence, what):
 
 
 @compiled
-def answer(learnt, views, question, row, base, looked):
+def answer(facts, question, row, base, looked):
     """Where the answer to a question is that holds for a shared state, or -1; what it rests on.
 
     The view that had it comes first from then on.
     """
-    facts = learnt.facts
+    words, views = facts.words, facts.views
     before = np.int64(0)
-    view = views[question]
+    view = np.int64(views[question])
     while view != 0:
-        at, _, _ = find_fact(facts, learnt.slots, view, row, base)
+        at, _, _ = find_fact(facts, view, row, base)
         if at >= 0:
             if before:
-                facts[before + 1] = facts[view + 1]
-                facts[view + 1] = views[question]
+                words[before + 1] = words[view + 1]
+                words[view + 1] = views[question]
                 views[question] = view
-            count = facts[view]
+            count = np.int64(words[view])
             for i in range(view + 2, view + 2 + count):
-                looked[facts[i]] = True
+                looked[words[i]] = True
             return at + 1 + count
         before = view
-        view = facts[view + 1]
+        view = np.int64(words[view + 1])
     return np.int64(-1)
 
 
 @compiled
-def add_view(ctl, learnt, views, question, chunks, count):
-    """The view of those chunks, which is the last one if it is new; there has to be room."""
-    facts = learnt.facts
-    view = views[question]
+def add_view(facts, written, question, chunks, count):
+    """The view of those chunks, which is the last one if it is new: ``(view, words written)``.
+
+    There has to be room.
+    """
+    words = facts.words
+    view = np.int64(facts.views[question])
     last = np.int64(0)
     while view != 0:
-        if facts[view] == count:
+        if words[view] == count:
             same = True
             for i in range(count):
-                if facts[view + 2 + i] != chunks[i]:
+                if words[view + 2 + i] != chunks[i]:
                     same = False
                     break
             if same:
-                return view
+                return view, written
         last = view
-        view = facts[view + 1]
-    view = ctl[WRITTEN]
-    facts[view] = count
-    facts[view + 1] = 0
+        view = np.int64(words[view + 1])
+    view = np.int64(written)
+    words[view] = count
+    words[view + 1] = 0
     for i in range(count):
-        facts[view + 2 + i] = chunks[i]
-    ctl[WRITTEN] = view + 2 + count
+        words[view + 2 + i] = chunks[i]
     if last:
-        facts[last + 1] = view
+        words[last + 1] = view
     else:
-        views[question] = view
-    return view
+        facts.views[question] = view
+    return view, view + 2 + count
 
 
 @compiled
-def add_fact(ctl, learnt, view, row, base, words, count):
-    """What holds wherever the view's chunks are as in a row; where its words begin."""
-    facts = learnt.facts
-    chunks = facts[view]
-    _, slot, tag = find_fact(facts, learnt.slots, view, row, base)
-    at = ctl[WRITTEN]
-    learnt.slots[slot] = tag << 40 | at
-    ctl[FACTS] += 1
-    facts[at] = view
+def add_fact(facts, written, view, row, base, answer, count):
+    """What holds wherever the view's chunks are as in a row: where it begins behind the values."""
+    words = facts.words
+    chunks = np.int64(words[view])
+    _, slot, tag = find_fact(facts, view, row, base)
+    at = np.int64(written)
+    facts.slots[slot] = tag << 40 | at
+    words[at] = view
     for i in range(chunks):
-        facts[at + 1 + i] = row[base + facts[view + 2 + i]]
+        words[at + 1 + i] = row[base + words[view + 2 + i]]
     at += 1 + chunks
     for i in range(count):
-        facts[at + i] = words[i]
-    ctl[WRITTEN] = at + count
+        words[at + i] = answer[i]
     return at
 
 
 @compiled
-def learn(ctl, learnt, batch):
+def learn(ctl, facts, batch):
     """Add what Python has found out of operations: there has to be room.
 
     ``[question, chunks, words, chunk ..., value ..., word ...]``, again and again.
     """
     at = 0
     row = np.zeros(ctl[CHUNKS], np.uint32)
+    written = ctl[OP_WRITTEN]
     while at < batch.shape[0]:
         question, chunks, words = batch[at], batch[at + 1], batch[at + 2]
         at += 3
-        view = add_view(ctl, learnt, learnt.op_views, question, batch[at:], chunks)
+        view, written = add_view(facts, written, question, batch[at:], chunks)
         for i in range(chunks):
             row[batch[at + i]] = batch[at + chunks + i]
         at += 2 * chunks
-        add_fact(ctl, learnt, view, row, 0, batch[at:], words)
+        written = words + add_fact(facts, written, view, row, 0, batch[at:], words)
+        ctl[OP_FACTS] += 1
         at += words
+    ctl[OP_WRITTEN] = written
 
 
 @compiled
