@@ -106,6 +106,7 @@ UNMAPS = st.lists(
     log=st.sampled_from(["", "", "bitmap", "manual", "initially-set", "pml"]),
     eager_split=st.booleans(),
     tlb_entries=st.sampled_from([0, 20, COSTS.tlb_entries]),
+    host_cpus=st.integers(0, 3),
 )
 def test_bulk_is_step_by_step(
     kernel: str,
@@ -121,6 +122,7 @@ def test_bulk_is_step_by_step(
     log: str,
     eager_split: bool,
     tlb_entries: int,
+    host_cpus: int,
 ) -> None:
     guest = Guest(REGIONS << 21, vcpus, backing, mapped=mapped, cpu=cpu)
     knobs = Knobs(
@@ -130,8 +132,9 @@ def test_bulk_is_step_by_step(
         eager_split=eager_split,
         dirty_log=log if log in MODES else MODES[0],
         pml=log == "pml" and cpu == "ept",
+        host_cpus=host_cpus,
     )
-    costs = replace(COSTS, tlb_entries=tlb_entries)
+    costs = replace(COSTS, tlb_entries=tlb_entries, sched_slice=100_000)
     steps, bulk = both(kernel, guest, knobs, Some(seed, parts, unmaps, bool(log)), costs)
     assert steps.same_as(bulk) == []
 

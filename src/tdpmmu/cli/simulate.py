@@ -43,6 +43,10 @@ Preempt = Annotated[
     bool | None,
     typer.Option("--preemption/--no-preemption", help="CONFIG_PREEMPTION of the host."),
 ]
+HostCpus = Annotated[
+    int | None,
+    typer.Option(min=0, max=8192, help="CPUs that all threads share; 0: one for each thread."),
+]
 Engine = Annotated[str, typer.Option(help="processes, local, dask, or tcp://host:8786.")]
 Workers = Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for each core.")]
 
@@ -82,6 +86,7 @@ def nx_recovery(
     until: Until = None,
     seed: Seeds = "1",
     preemption: Preempt = None,
+    host_cpus: HostCpus = None,
     costs: CostFile = None,
     plot: Plot = None,
     as_json: Json = False,
@@ -95,7 +100,7 @@ def nx_recovery(
 
     Exit codes: 0 done, 2 bad usage.
     """
-    experiment = _experiment(guest, memory, vcpus, backing, until, preemption)
+    experiment = _experiment(guest, memory, vcpus, backing, until, preemption, host_cpus)
     knobs = experiment.knobs
     runs = _runs(
         experiment,
@@ -126,6 +131,7 @@ def dirty_log(
     guest: Guests = "server",
     seed: Seeds = "1",
     preemption: Preempt = None,
+    host_cpus: HostCpus = None,
     costs: CostFile = None,
     plot: Plot = None,
     as_json: Json = False,
@@ -152,7 +158,7 @@ def dirty_log(
         if one not in MODES:
             raise UsageError(f"--mode: expected {', '.join(MODES)}, not {one!r}")
     until_ns = (rounds + 3) * every_ns
-    experiment = _experiment(guest, memory, vcpus, backing, None, preemption)
+    experiment = _experiment(guest, memory, vcpus, backing, None, preemption, host_cpus)
     work = HostWork("migration", every_ns, every_ns, rounds)
     try:
         experiment = replace(experiment, until_ns=until_ns).with_host(work)
@@ -174,6 +180,7 @@ def _experiment(
     backing: str | None,
     until: str | None,
     preemption: bool | None,
+    host_cpus: int | None,
 ) -> Experiment:
     """The file or preset, with what the command line says otherwise."""
     from tdpmmu.simulation.files import read_experiment
@@ -201,6 +208,8 @@ def _experiment(
     knobs = found.knobs
     if preemption is not None:
         knobs = replace(knobs, preemption=preemption)
+    if host_cpus is not None:
+        knobs = replace(knobs, host_cpus=host_cpus)
     return replace(found.of(changed), knobs=knobs, until_ns=until_ns)
 
 

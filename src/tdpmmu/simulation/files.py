@@ -124,6 +124,7 @@ def _knobs(table: Table) -> Knobs:
         eager_split=table.take("eager_split", flag, plain.eager_split),
         dirty_log=table.take("dirty_log", one_of(*MODES), plain.dirty_log),
         pml=table.take("pml", flag, plain.pml),
+        host_cpus=table.take("host_cpus", whole(0, 8192), plain.host_cpus),
     )
     table.finish()
     return knobs

@@ -68,7 +68,8 @@ class Knobs:
 
     ``ratio`` and ``period_ms`` are ``nx_huge_pages_recovery_ratio`` and ``_period_ms`` (0: an hour
     divided by the ratio).  ``preemption``: CONFIG_PREEMPTION, so that who holds a lock lets it go
-    when others queue for it.  ``dirty_log`` is one of :data:`MODES`.
+    when others queue for it.  ``dirty_log`` is one of :data:`MODES`.  ``host_cpus``: how many CPUs
+    the threads share, 0 for one for each of them.
     """
 
     nx_huge_pages: bool = True
@@ -78,10 +79,13 @@ class Knobs:
     eager_split: bool = True
     dirty_log: str = "bitmap"
     pml: bool = False
+    host_cpus: int = 0
 
     def __post_init__(self) -> None:
         if self.ratio < 0 or self.period_ms < 0:
             raise ValueError("ratio and period_ms must not be negative")
+        if self.host_cpus < 0:
+            raise ValueError("host_cpus must not be negative")
         if self.dirty_log not in MODES:
             raise ValueError(f"dirty_log must be {', '.join(MODES)}, not {self.dirty_log!r}")
 
@@ -127,7 +131,10 @@ class Workload(Protocol):
     """What the guest and the host do."""
 
     def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
-        """What a vCPU touches; after the end it runs on without touching anything new."""
+        """What a vCPU touches; after the end it halts.
+
+        (As soon as it would be entered again: until an interrupt or an IPI comes it runs on.)
+        """
 
     def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
         """``(at_ns, event)`` in order of time."""

@@ -116,6 +116,7 @@ class Simulation:
             preemption=self.knobs.preemption,
             hear=self._hear,
             free_events=self._free_events,
+            host_cpus=self.knobs.host_cpus,
         )
         self._price_memory(clock)
         guests, settle = self._guests(clock)

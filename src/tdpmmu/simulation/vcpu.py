@@ -8,12 +8,22 @@ from typing import Any
 from tdpmmu.arch.hardware import AccessMemory, VcpuCells
 from tdpmmu.arch.spte import Access, SpteFormat
 from tdpmmu.events.records import GuestAccess
+from tdpmmu.kernel.locks import Sleep
 from tdpmmu.mmu.fault import RET_PF_EMULATE
 from tdpmmu.simulation.guest import ACCESSES, Touches
 from tdpmmu.simulation.tables import SimKvm
 from tdpmmu.worlds.simulate.costs import Costs
-from tdpmmu.worlds.simulate.ledger import FAULT, FLUSH, LOCK, REFAULT, REFILL, SPLIT, Ledger
-from tdpmmu.worlds.simulate.ops import FOREVER, KICKED, RunGuest, Spend
+from tdpmmu.worlds.simulate.ledger import (
+    CPU,
+    FAULT,
+    FLUSH,
+    LOCK,
+    REFAULT,
+    REFILL,
+    SPLIT,
+    Ledger,
+)
+from tdpmmu.worlds.simulate.ops import FOREVER, HALTED, KICKED, NeedResched, RunGuest, Spend
 from tdpmmu.worlds.simulate.thread import SimThread
 
 FAULTS, PML_FULL = "fault", "PML full"
@@ -90,13 +100,16 @@ class StepGuest:
         self._advance()
         self.due = min(FOREVER, now + cost + self.left)
         if len(self.thread.step[self.vcpu.pml]) >= PML_ENTRIES:
-            self.left = self.due - now
+            self._pause(now)
             return PML_FULL
         return self.due
 
     def kick(self, now: int) -> str:
-        self.left = max(0, self.due - now)
+        self._pause(now)
         return KICKED
+
+    def _pause(self, now: int) -> None:
+        self.left = FOREVER if self.due >= FOREVER else max(0, self.due - now)
 
     def flushed(self) -> None:
         """The TLB is empty."""
@@ -187,22 +200,29 @@ class WhatFault:
 
 
 async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:
-    """``KVM_RUN`` for ever: enter, run, leave, and a page fault if that was why."""
+    """``KVM_RUN``: enter, run, leave, and a page fault if that was why, until the guest halts."""
     vcpu, thread, ledger = guest.vcpu, guest.thread, guest.ledger
     await mmu.kvm.srcu.read_lock()
-    begun, cause, flushing, locked = thread.now, FLUSH, 0, 0
+    begun, cause, flushing, locked, queued = thread.now, FLUSH, 0, 0, thread.queued
     while True:
+        if await NeedResched():
+            await give_way(mmu)
         if not await mmu.enter_guest(vcpu):
             continue
         waited = thread.locked - locked
         flushed = thread.flushing - flushing
+        without = thread.queued - queued
         ledger.stalled(LOCK, waited)
         ledger.stalled(FLUSH, flushed)
-        ledger.stalled(cause, thread.now - begun - waited - flushed)
+        ledger.stalled(CPU, without)
+        ledger.stalled(cause, thread.now - begun - waited - flushed - without)
         why = await RunGuest(guest)
         begun, locked, flushing = thread.now, thread.locked, thread.flushing
+        queued = thread.queued
         cause = FLUSH
         await mmu.leave_guest(vcpu)
+        if why == HALTED:
+            break
         if why != FAULTS:
             continue
         gfn = what.faulting[thread.number] = guest.fault_gfn
@@ -211,6 +231,14 @@ async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:
         if result == RET_PF_EMULATE:
             guest.skip(thread.now)
         cause = what.sort(thread.number, gfn)
+    await mmu.kvm.srcu.read_unlock()
+
+
+async def give_way(mmu: Any) -> None:
+    """``xfer_to_guest_mode_handle_work``: the CPU is somebody else's for a while."""
+    await mmu.kvm.srcu.read_unlock()
+    await Sleep("schedule")
+    await mmu.kvm.srcu.read_lock()
 
 
 async def handle_fault(mmu: Any, guest: StepGuest) -> str:

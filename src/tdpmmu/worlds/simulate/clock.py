@@ -20,10 +20,20 @@ from tdpmmu.machine.op import Choose, Emit, Op, Read
 from tdpmmu.machine.state import Cell
 from tdpmmu.worlds.live import Memory
 from tdpmmu.worlds.simulate.costs import Costs
+from tdpmmu.worlds.simulate.cpus import MUTEXES, Cpus
 from tdpmmu.worlds.simulate.grace import GracePeriods
 from tdpmmu.worlds.simulate.ledger import FLUSH, Ledger
 from tdpmmu.worlds.simulate.locks import Locks
-from tdpmmu.worlds.simulate.ops import KICKED, Now, RunGuest, SleepUntil, Spend
+from tdpmmu.worlds.simulate.ops import (
+    FOREVER,
+    HALTED,
+    KICKED,
+    NeedResched,
+    Now,
+    RunGuest,
+    SleepUntil,
+    Spend,
+)
 from tdpmmu.worlds.simulate.pricing import PriceList
 from tdpmmu.worlds.simulate.thread import Hear, SimThread
 
@@ -48,9 +58,12 @@ class Clock:
         *,
         preemption: bool,
         hear: Hear,
+        host_cpus: int = 0,
         free_events: frozenset[type[Event]] = frozenset(),
     ) -> None:
-        """``preemption``: CONFIG_PREEMPTION, without which nobody breaks a lock for others.
+        """``preemption``: CONFIG_PREEMPTION, without which nobody breaks a lock for others, and
+        threads leave a CPU to others only where they ask whether they should.  ``host_cpus``: 0
+        for one for each thread.
 
         ``free_events`` stand for no work on this kernel.
         """
@@ -69,6 +82,7 @@ class Clock:
         self._polled: list[SimThread] = []
         self._serial = 0
         self._never_waits: set[type[Op]] = set()
+        self.cpus = Cpus(self, costs, ledger, host_cpus)
         self.locks = Locks(self, costs, ledger)
         GracePeriods(self, costs, ledger)
         for kind in (Read, ReadSpte):
@@ -78,6 +92,7 @@ class Clock:
         self.handlers[Sleep] = self._sleep
         self.handlers[SleepUntil] = self._sleep_until
         self.handlers[Now] = self._now
+        self.handlers[NeedResched] = self._need_resched
         self.handlers[Spend] = self._spend
         self.handlers[RunGuest] = self._run_guest
         self.handlers[SendIpi] = self._send_ipi
@@ -89,6 +104,7 @@ class Clock:
         """A new thread, without anything to do yet."""
         thread = SimThread(len(self.threads), kind, self._memory, self._hear)
         self.threads.append(thread)
+        self.cpus.make_room(thread)
         return thread
 
     def start(self, thread: SimThread, body: Coroutine[Op, Any, Any], at: int = 0) -> None:
@@ -130,17 +146,25 @@ class Clock:
                 return
             if now >= ledger.next_sample:
                 ledger.sample(now)
+            if thread.cpu < 0 and not self.cpus.get(thread):
+                return
+            if self.cpus.limit and self._preempted(thread):
+                return
             handler = handlers.get(op.__class__)
             going = self._plain(thread, op) if handler is None else handler(thread, op)
             if self._polled:
                 self._poll(now)
             if not going:
+                if thread.cpu >= 0 and not thread.guest:
+                    self._stands_still(thread)
                 return
+        self.cpus.release(thread, thread.now)
 
     def push(self, thread: SimThread) -> None:
         """Its next turn is at its own time."""
         self._serial += 1
         thread.ticket = self._serial
+        thread.spinning = False
         heapq.heappush(self._heap, (thread.now, thread.number, self._serial, thread))
 
     def at(self, when: int, do: Callable[[int], None]) -> None:
@@ -222,21 +246,51 @@ class Clock:
                 self.complete(thread, op.apply(thread.step, 0), self.price(op))
                 self.push(thread)
 
-    def need_resched(self, thread: SimThread) -> bool:
-        """``need_resched()``: every thread has a CPU of its own."""
-        return False
+    # --- CPUs -----------------------------------------------------------------------------------
+
+    def _preempted(self, thread: SimThread) -> bool:
+        """``preempt_schedule``: outside of locks a preemptible kernel gives way at any time."""
+        if not self._preemption or thread.taken.keys() - MUTEXES or thread.entering or thread.guest:
+            return False
+        if not self.cpus.need_resched(thread):
+            return False
+        self.cpus.give_way(thread, thread.now)
+        return True
+
+    def _stands_still(self, thread: SimThread) -> None:
+        """It waits for somebody: with its CPU, or without."""
+        assert thread.op is not None
+        if self.cpus.sleeps(thread.op):
+            self.cpus.release(thread, thread.now)
+        else:
+            thread.spinning = True
+
+    def interrupt(self, thread: SimThread, now: int) -> None:
+        """An interrupt of its CPU makes a guest leave."""
+        if thread.guest:
+            thread.kicked_at = now
+            self.bring_forward(thread, now)
+
+    def _need_resched(self, thread: SimThread, op: Op) -> bool:
+        self.complete(thread, self.cpus.need_resched(thread), 0)
+        return True
 
     def _needbreak(self, thread: SimThread, op: Op) -> bool:
         """``need_resched() || rwlock_needbreak()``."""
         assert isinstance(op, NeedBreak)
         contended = self._preemption and self.locks.contended(op.lock.name)
-        self.complete(thread, contended or self.need_resched(thread), self.price(op))
+        due = contended or self.cpus.need_resched(thread)
+        self.complete(thread, due, self.price(op))
         return True
 
     def _sleep(self, thread: SimThread, op: Op) -> bool:
         """A place where the kernel may schedule: between unlock and lock it relaxes otherwise."""
         assert isinstance(op, Sleep)
         op.apply(thread.step, 0)
+        if self.cpus.need_resched(thread):
+            self.complete(thread, None, 0)
+            self.cpus.give_way(thread, thread.now)
+            return False
         price = self.costs.relax if op.where.startswith("cond_resched") else 0
         self.complete(thread, None, price)
         return True
@@ -250,6 +304,7 @@ class Clock:
     def _sleep_until(self, thread: SimThread, op: Op) -> bool:
         assert isinstance(op, SleepUntil)
         if op.at > thread.now:
+            self.cpus.release(thread, thread.now)
             thread.now = op.at
             self.complete(thread, None, self.costs.wakeup)
         else:
@@ -270,14 +325,18 @@ class Clock:
     def _run_guest(self, thread: SimThread, op: Op) -> bool:
         assert isinstance(op, RunGuest)
         now = thread.now
-        if 0 <= thread.kicked_at <= now:
+        if 0 <= thread.kicked_at <= now or (not thread.guest and self.cpus.need_resched(thread)):
             why = op.guest.kick(now) if thread.guest else KICKED
+            price, thread.stolen = thread.stolen, 0
             thread.guest, thread.kicked_at = False, -1
-            self.complete(thread, why, 0)
+            self.complete(thread, why, price)
             return True
         if thread.guest:
             reached = op.guest.reach(now)
         else:
+            if op.guest.left >= FOREVER:
+                self.complete(thread, HALTED, 0)
+                return True
             thread.guest = True
             reached = op.guest.enter(now)
         # The heap need not be asked as long as nobody else is due.
@@ -316,6 +375,7 @@ class Clock:
     def _set_mode(self, thread: SimThread, op: Op) -> bool:
         """Outside the guest an IPI on its way is taken where nobody notices."""
         assert isinstance(op, SetMode)
+        thread.entering = op.mode != OUTSIDE
         if op.mode == OUTSIDE:
             thread.kicked_at = -1
         op.apply(thread.step, 0)

@@ -31,7 +31,8 @@ class Costs:
     that hits; ``refill_*`` the first one of a page of that size after a flush, as long as there are
     less than ``tlb_entries`` of them: what is beyond would have been missed anyway.
 
-    Sleeping: ``context_switch``, ``wakeup``, ``relax`` (``cpu_relax`` between unlock and lock),
+    Sleeping: ``sched_slice``, how long a thread runs while others wait for its CPU,
+    ``context_switch``, ``wakeup``, ``relax`` (``cpu_relax`` between unlock and lock),
     ``grace_period`` and ``srcu_grace_period``.
 
     Dirty logging: ``ioctl``; ``dirty_word``, one word of a bitmap taken; ``dirty_bit``, one set.
@@ -79,6 +80,7 @@ class Costs:
     refill_2m: int
     refill_1g: int
     tlb_entries: int
+    sched_slice: int
     context_switch: int
     wakeup: int
     relax: int
@@ -136,6 +138,7 @@ def _parse(name: str, text: str) -> dict[str, int]:
             raise CostsError(f"{name}:{line}: no cost is called {key!r}{hint}")
         if type(value) is not int or value < 0:
             raise CostsError(f"{name}:{line}: {key} must be whole nanoseconds, not {value!r}")
-    if table.get("clock_mhz") == 0:
-        raise CostsError(f"{name}: clock_mhz must not be 0")
+    for key in ("clock_mhz", "sched_slice"):
+        if table.get(key) == 0:
+            raise CostsError(f"{name}: {key} must not be 0")
     return table

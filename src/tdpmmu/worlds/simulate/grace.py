@@ -113,6 +113,7 @@ class GracePeriods:
         self._tickets[thread.number] = set(self._readers.get(op.rcu.name, {}))
         price = self._costs.srcu_grace_period if op.rcu.mode == "srcu" else self._costs.grace_period
         self._ledger.waited(thread.kind, GRACE, price)
+        self._clock.cpus.release(thread, thread.now)
         self._clock.complete(thread, thread.number, price)
         return True
 

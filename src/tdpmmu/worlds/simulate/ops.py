@@ -11,7 +11,10 @@ FOREVER = 1 << 62
 """A time, in nanoseconds, that never comes."""
 
 KICKED = "kicked"
-"""Why a guest is left that an IPI has reached."""
+"""Why a guest is left that an IPI, or another interrupt, has reached."""
+
+HALTED = "halted"
+"""Why a guest is not entered that has nothing to do any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,12 @@ class Now(Op):
 
 
 class GuestCpu(Protocol):
-    """What runs between VM entry and VM exit."""
+    """What runs between VM entry and VM exit.
+
+    ``left`` is, outside of the guest, how long it will run until its next touch.
+    """
+
+    left: int
 
     def enter(self, now: int) -> int:
         """The guest runs on; the time at which it has to be looked at again."""
@@ -53,6 +61,14 @@ class RunGuest(Op):
 
     def describe(self) -> str:
         return "the guest runs"
+
+
+@dataclass(frozen=True, slots=True)
+class NeedResched(Op):
+    """``need_resched()``."""
+
+    def describe(self) -> str:
+        return "need_resched()"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,27 +35,40 @@ class SimThread:
     """One thread: where it stands, and its own time.
 
     ``now`` is when the operation ``op`` begins, or when the thread last did something if it waits.
-    ``locked`` and ``flushing`` are the nanoseconds that it has stood still so far, by cause.
+    ``locked``, ``flushing`` and ``queued`` (it could run, and had no CPU) are the nanoseconds that
+    it has stood still so far, by cause.
     ``holds`` are locks given back (name, mode, since, ns), if somebody wants to know.  ``guest``:
     it runs its guest.  ``kicked_at``: when an IPI arrives, -1 without.  ``ticket`` tells its entry
     in the clock's heap from older ones.
+
+    ``cpu`` is the one that it runs on, -1 without; ``last_cpu`` the one where it ran or waits;
+    ``vruntime`` what it has had of it.  ``spinning``: it keeps it, but has no entry in the heap.
+    ``entering``: interrupts are off on the way into the guest.  ``stolen``: how long the interrupt
+    takes that makes the guest leave.
     """
 
     __slots__ = (
         "body",
+        "cpu",
+        "entering",
         "flushing",
         "guest",
         "holds",
         "kicked_at",
         "kind",
+        "last_cpu",
         "locked",
         "now",
         "number",
         "op",
+        "queued",
         "result",
+        "spinning",
         "step",
+        "stolen",
         "taken",
         "ticket",
+        "vruntime",
         "waits_since",
     )
 
@@ -75,6 +88,13 @@ class SimThread:
         self.waits_since = 0
         self.guest = False
         self.kicked_at = -1
+        self.cpu = -1
+        self.last_cpu = number
+        self.vruntime = 0
+        self.queued = 0
+        self.stolen = 0
+        self.spinning = False
+        self.entering = False
 
     def start(self, body: Coroutine[Op, Any, Any]) -> None:
         """Go to the first operation."""
