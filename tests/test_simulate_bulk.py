@@ -107,6 +107,7 @@ UNMAPS = st.lists(
     eager_split=st.booleans(),
     tlb_entries=st.sampled_from([0, 20, COSTS.tlb_entries]),
     host_cpus=st.integers(0, 3),
+    noise=st.booleans(),
 )
 def test_bulk_is_step_by_step(
     kernel: str,
@@ -123,6 +124,7 @@ def test_bulk_is_step_by_step(
     eager_split: bool,
     tlb_entries: int,
     host_cpus: int,
+    noise: bool,
 ) -> None:
     guest = Guest(REGIONS << 21, vcpus, backing, mapped=mapped, cpu=cpu)
     knobs = Knobs(
@@ -133,8 +135,10 @@ def test_bulk_is_step_by_step(
         dirty_log=log if log in MODES else MODES[0],
         pml=log == "pml" and cpu == "ept",
         host_cpus=host_cpus,
+        tick_hz=1000 if noise else 0,
+        noise=noise,
     )
-    costs = replace(COSTS, tlb_entries=tlb_entries, sched_slice=100_000)
+    costs = replace(COSTS, tlb_entries=tlb_entries, sched_slice=100_000, noise_per_s=3000)
     steps, bulk = both(kernel, guest, knobs, Some(seed, parts, unmaps, bool(log)), costs)
     assert steps.same_as(bulk) == []
 

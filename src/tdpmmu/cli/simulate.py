@@ -47,6 +47,10 @@ HostCpus = Annotated[
     int | None,
     typer.Option(min=0, max=8192, help="CPUs that all threads share; 0: one for each thread."),
 ]
+Noise = Annotated[
+    bool | None,
+    typer.Option("--noise/--no-noise", help="Ticks (1000 Hz) and interruptions of the host."),
+]
 Engine = Annotated[str, typer.Option(help="processes, local, dask, or tcp://host:8786.")]
 Workers = Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for each core.")]
 
@@ -87,6 +91,7 @@ def nx_recovery(
     seed: Seeds = "1",
     preemption: Preempt = None,
     host_cpus: HostCpus = None,
+    noise: Noise = None,
     costs: CostFile = None,
     plot: Plot = None,
     as_json: Json = False,
@@ -100,7 +105,7 @@ def nx_recovery(
 
     Exit codes: 0 done, 2 bad usage.
     """
-    experiment = _experiment(guest, memory, vcpus, backing, until, preemption, host_cpus)
+    experiment = _experiment(guest, memory, vcpus, backing, until, preemption, host_cpus, noise)
     knobs = experiment.knobs
     runs = _runs(
         experiment,
@@ -132,6 +137,7 @@ def dirty_log(
     seed: Seeds = "1",
     preemption: Preempt = None,
     host_cpus: HostCpus = None,
+    noise: Noise = None,
     costs: CostFile = None,
     plot: Plot = None,
     as_json: Json = False,
@@ -158,7 +164,7 @@ def dirty_log(
         if one not in MODES:
             raise UsageError(f"--mode: expected {', '.join(MODES)}, not {one!r}")
     until_ns = (rounds + 3) * every_ns
-    experiment = _experiment(guest, memory, vcpus, backing, None, preemption, host_cpus)
+    experiment = _experiment(guest, memory, vcpus, backing, None, preemption, host_cpus, noise)
     work = HostWork("migration", every_ns, every_ns, rounds)
     try:
         experiment = replace(experiment, until_ns=until_ns).with_host(work)
@@ -181,6 +187,7 @@ def _experiment(
     until: str | None,
     preemption: bool | None,
     host_cpus: int | None,
+    noise: bool | None,
 ) -> Experiment:
     """The file or preset, with what the command line says otherwise."""
     from tdpmmu.simulation.files import read_experiment
@@ -210,6 +217,8 @@ def _experiment(
         knobs = replace(knobs, preemption=preemption)
     if host_cpus is not None:
         knobs = replace(knobs, host_cpus=host_cpus)
+    if noise is not None:
+        knobs = replace(knobs, noise=noise, tick_hz=1000 if noise else 0)
     return replace(found.of(changed), knobs=knobs, until_ns=until_ns)
 
 

@@ -102,7 +102,8 @@ class BulkGuest(StepGuest):
     def kick(self, now: int) -> str:
         if self._count:
             reached = int(np.searchsorted(self._times, now - self._shift))
-            index = min(reached, self._stop())
+            # What is passed may have come earlier than the window's times, moved by a fault, say.
+            index = max(self.at - self._first, min(reached, self._stop()))
             when = self._time(index)
             self._pass(index)
             self.left = FOREVER if when >= FOREVER else max(0, when - now)

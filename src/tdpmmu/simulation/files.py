@@ -125,6 +125,8 @@ def _knobs(table: Table) -> Knobs:
         dirty_log=table.take("dirty_log", one_of(*MODES), plain.dirty_log),
         pml=table.take("pml", flag, plain.pml),
         host_cpus=table.take("host_cpus", whole(0, 8192), plain.host_cpus),
+        tick_hz=table.take("tick_hz", whole(0, 10_000), plain.tick_hz),
+        noise=table.take("noise", flag, plain.noise),
     )
     table.finish()
     return knobs

@@ -69,7 +69,8 @@ class Knobs:
     ``ratio`` and ``period_ms`` are ``nx_huge_pages_recovery_ratio`` and ``_period_ms`` (0: an hour
     divided by the ratio).  ``preemption``: CONFIG_PREEMPTION, so that who holds a lock lets it go
     when others queue for it.  ``dirty_log`` is one of :data:`MODES`.  ``host_cpus``: how many CPUs
-    the threads share, 0 for one for each of them.
+    the threads share, 0 for one for each of them.  ``tick_hz``: CONFIG_HZ, 0 without
+    ticks.  ``noise``: whether CPUs are interrupted by other things, too.
     """
 
     nx_huge_pages: bool = True
@@ -80,12 +81,14 @@ class Knobs:
     dirty_log: str = "bitmap"
     pml: bool = False
     host_cpus: int = 0
+    tick_hz: int = 0
+    noise: bool = False
 
     def __post_init__(self) -> None:
         if self.ratio < 0 or self.period_ms < 0:
             raise ValueError("ratio and period_ms must not be negative")
-        if self.host_cpus < 0:
-            raise ValueError("host_cpus must not be negative")
+        if self.host_cpus < 0 or self.tick_hz < 0:
+            raise ValueError("host_cpus and tick_hz must not be negative")
         if self.dirty_log not in MODES:
             raise ValueError(f"dirty_log must be {', '.join(MODES)}, not {self.dirty_log!r}")
 
@@ -95,7 +98,7 @@ class Touches:
     """What one vCPU does, in order: ``think_ns`` of other work, then one page is touched.
 
     ``access`` holds :data:`READ`, :data:`WRITE` or :data:`EXEC`; latencies are kept by ``tag``, 0
-    without one.
+    without one.  With a tag a touch that hits and is interrupted counts, too.
     """
 
     think_ns: Ints

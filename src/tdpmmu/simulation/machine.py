@@ -31,6 +31,7 @@ from tdpmmu.versions.registry import named
 from tdpmmu.worlds.simulate.clock import Clock
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ledger import Ledger
+from tdpmmu.worlds.simulate.noise import Noise
 from tdpmmu.worlds.simulate.thread import SimThread
 
 SAMPLES = 500
@@ -122,6 +123,7 @@ class Simulation:
         guests, settle = self._guests(clock)
         worker, other = clock.thread("recovery"), clock.thread("host")
         clock.on_flush = lambda thread: guests[thread.number].flushed()
+        Noise(clock, self.costs, self.seed, tick_hz=self.knobs.tick_hz, rare=self.knobs.noise)
         for guest in guests:
             clock.start(guest.thread, run_vcpu(self.mmu, guest, self.what))
         clock.start(worker, recovery_worker(self.mmu, self.knobs))

@@ -18,6 +18,7 @@ from tdpmmu.worlds.simulate.ledger import (
     FAULT,
     FLUSH,
     LOCK,
+    NOISE,
     REFAULT,
     REFILL,
     SPLIT,
@@ -111,6 +112,15 @@ class StepGuest:
     def _pause(self, now: int) -> None:
         self.left = FOREVER if self.due >= FOREVER else max(0, self.due - now)
 
+    def interrupted(self, now: int, ns: int) -> None:
+        """A touch that a measurement times has taken longer, though it may well hit."""
+        if self.left >= FOREVER or self.since >= 0:
+            return
+        gfn, tag = self._touch()
+        if tag:
+            ns += self.costs.vm_exit + self.costs.vm_entry
+            self.ledger.latency(ns, now, self.vcpu.number, gfn, tag)
+
     def flushed(self) -> None:
         """The TLB is empty."""
         self.held.clear()
@@ -203,23 +213,19 @@ async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:
     """``KVM_RUN``: enter, run, leave, and a page fault if that was why, until the guest halts."""
     vcpu, thread, ledger = guest.vcpu, guest.thread, guest.ledger
     await mmu.kvm.srcu.read_lock()
-    begun, cause, flushing, locked, queued = thread.now, FLUSH, 0, 0, thread.queued
+    begun, cause, lost = thread.now, FLUSH, lost_so_far(thread)
     while True:
         if await NeedResched():
             await give_way(mmu)
         if not await mmu.enter_guest(vcpu):
             continue
-        waited = thread.locked - locked
-        flushed = thread.flushing - flushing
-        without = thread.queued - queued
-        ledger.stalled(LOCK, waited)
-        ledger.stalled(FLUSH, flushed)
-        ledger.stalled(CPU, without)
-        ledger.stalled(cause, thread.now - begun - waited - flushed - without)
+        rest = thread.now - begun
+        for why_lost, ns in lost_so_far(thread).items():
+            ledger.stalled(why_lost, ns - lost[why_lost])
+            rest -= ns - lost[why_lost]
+        ledger.stalled(cause, rest)
         why = await RunGuest(guest)
-        begun, locked, flushing = thread.now, thread.locked, thread.flushing
-        queued = thread.queued
-        cause = FLUSH
+        begun, cause, lost = thread.now, FLUSH, lost_so_far(thread)
         await mmu.leave_guest(vcpu)
         if why == HALTED:
             break
@@ -232,6 +238,16 @@ async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:
             guest.skip(thread.now)
         cause = what.sort(thread.number, gfn)
     await mmu.kvm.srcu.read_unlock()
+
+
+def lost_so_far(thread: SimThread) -> dict[str, int]:
+    """How long it has stood still outside of the guest, by cause."""
+    return {
+        LOCK: thread.locked,
+        FLUSH: thread.flushing,
+        CPU: thread.queued,
+        NOISE: thread.disturbed,
+    }
 
 
 async def give_way(mmu: Any) -> None:

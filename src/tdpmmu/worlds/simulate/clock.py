@@ -20,9 +20,9 @@ from tdpmmu.machine.op import Choose, Emit, Op, Read
 from tdpmmu.machine.state import Cell
 from tdpmmu.worlds.live import Memory
 from tdpmmu.worlds.simulate.costs import Costs
-from tdpmmu.worlds.simulate.cpus import MUTEXES, Cpus
+from tdpmmu.worlds.simulate.cpus import MUTEXES, Cpus, HostCpu
 from tdpmmu.worlds.simulate.grace import GracePeriods
-from tdpmmu.worlds.simulate.ledger import FLUSH, Ledger
+from tdpmmu.worlds.simulate.ledger import FLUSH, NOISE, Ledger
 from tdpmmu.worlds.simulate.locks import Locks
 from tdpmmu.worlds.simulate.ops import (
     FOREVER,
@@ -271,6 +271,20 @@ class Clock:
             thread.kicked_at = now
             self.bring_forward(thread, now)
 
+    def steal(self, cpu: HostCpu, now: int, ns: int) -> None:
+        """The CPU does something else for a while; who spins or sleeps does not notice."""
+        thread = cpu.runs
+        if thread is None or thread.spinning:
+            return
+        if thread.guest:
+            thread.stolen += ns
+            self.ledger.stalled(NOISE, ns)
+            self.interrupt(thread, now)
+        else:
+            thread.now += ns
+            thread.disturbed += ns
+            self.push(thread)
+
     def _need_resched(self, thread: SimThread, op: Op) -> bool:
         self.complete(thread, self.cpus.need_resched(thread), 0)
         return True
@@ -328,6 +342,8 @@ class Clock:
         if 0 <= thread.kicked_at <= now or (not thread.guest and self.cpus.need_resched(thread)):
             why = op.guest.kick(now) if thread.guest else KICKED
             price, thread.stolen = thread.stolen, 0
+            if price:
+                op.guest.interrupted(now, price)
             thread.guest, thread.kicked_at = False, -1
             self.complete(thread, why, price)
             return True

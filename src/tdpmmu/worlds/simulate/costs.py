@@ -31,6 +31,10 @@ class Costs:
     that hits; ``refill_*`` the first one of a page of that size after a flush, as long as there are
     less than ``tlb_entries`` of them: what is beyond would have been missed anyway.
 
+    Noise: ``tick``, the timer's interrupt; other interruptions, ``noise_per_s`` on each CPU, of
+    ``noise_shortest`` to ``noise_longest``; ``noise_usual`` is the longest within a second on the
+    median.
+
     Sleeping: ``sched_slice``, how long a thread runs while others wait for its CPU,
     ``context_switch``, ``wakeup``, ``relax`` (``cpu_relax`` between unlock and lock),
     ``grace_period`` and ``srcu_grace_period``.
@@ -80,6 +84,11 @@ class Costs:
     refill_2m: int
     refill_1g: int
     tlb_entries: int
+    tick: int
+    noise_per_s: int
+    noise_shortest: int
+    noise_usual: int
+    noise_longest: int
     sched_slice: int
     context_switch: int
     wakeup: int
@@ -119,6 +128,8 @@ def load_costs(path: Path | None = None) -> Costs:
     missing = [field.name for field in fields(Costs) if field.name not in values]
     if missing:
         raise CostsError(f"costs.toml: no value for {', '.join(missing)}")
+    if not 0 < values["noise_shortest"] < values["noise_usual"] < values["noise_longest"]:
+        raise CostsError(f"{path}: noise_shortest < noise_usual < noise_longest, all above 0")
     return Costs(**values)
 
 
@@ -138,7 +149,7 @@ def _parse(name: str, text: str) -> dict[str, int]:
             raise CostsError(f"{name}:{line}: no cost is called {key!r}{hint}")
         if type(value) is not int or value < 0:
             raise CostsError(f"{name}:{line}: {key} must be whole nanoseconds, not {value!r}")
-    for key in ("clock_mhz", "sched_slice"):
+    for key in ("clock_mhz", "sched_slice", "noise_per_s"):
         if table.get(key) == 0:
             raise CostsError(f"{name}: {key} must not be 0")
     return table

@@ -11,9 +11,10 @@ from tdpmmu.worlds.simulate.histogram import Histogram
 WORST, HOLDS = 1000, 5000
 """How many of the longest latencies and lock holds are kept with their moment."""
 
-LOCK, CPU, FLUSH, SPLIT, REFAULT, FAULT, REFILL = (
+LOCK, CPU, NOISE, FLUSH, SPLIT, REFAULT, FAULT, REFILL = (
     "lock wait",
     "cpu wait",
+    "host noise",
     "flush",
     "split",
     "refault",
@@ -22,7 +23,8 @@ LOCK, CPU, FLUSH, SPLIT, REFAULT, FAULT, REFILL = (
 )
 """Why a vCPU does not run its guest.
 
-``cpu wait``: it could run, but others have the CPU.  ``flush``: it waits for a flush of its own, or
+``cpu wait``: it could run, but others have the CPU.  ``host noise``: ticks and other
+interruptions.  ``flush``: it waits for a flush of its own, or
 is made to leave for another's.  ``refill``: walks after a flush.  The others are work of its own
 faults: one that splits a huge page, one where something was mapped before, one where nothing was.
 """

@@ -52,6 +52,9 @@ class GuestCpu(Protocol):
     def kick(self, now: int) -> str:
         """An IPI makes it leave now."""
 
+    def interrupted(self, now: int, ns: int) -> None:
+        """It was made to leave by something else, that takes so long."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunGuest(Op):

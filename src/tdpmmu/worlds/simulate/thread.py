@@ -35,7 +35,8 @@ class SimThread:
     """One thread: where it stands, and its own time.
 
     ``now`` is when the operation ``op`` begins, or when the thread last did something if it waits.
-    ``locked``, ``flushing`` and ``queued`` (it could run, and had no CPU) are the nanoseconds that
+    ``locked``, ``flushing``, ``queued`` (it could run, and had no CPU) and ``disturbed`` (by the
+    host's noise, outside of the guest) are the nanoseconds that
     it has stood still so far, by cause.
     ``holds`` are locks given back (name, mode, since, ns), if somebody wants to know.  ``guest``:
     it runs its guest.  ``kicked_at``: when an IPI arrives, -1 without.  ``ticket`` tells its entry
@@ -50,6 +51,7 @@ class SimThread:
     __slots__ = (
         "body",
         "cpu",
+        "disturbed",
         "entering",
         "flushing",
         "guest",
@@ -92,6 +94,7 @@ class SimThread:
         self.last_cpu = number
         self.vruntime = 0
         self.queued = 0
+        self.disturbed = 0
         self.stolen = 0
         self.spinning = False
         self.entering = False
