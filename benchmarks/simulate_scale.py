@@ -54,7 +54,9 @@ def main() -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{seconds:.0f} s of {kernel}: {time.process_time():.1f} s of CPU time,")
     print(f"{result.wall_s:.1f} s, {memory:.0f} MiB; touches {result.counts['GuestAccess']},")
-    print(f"faults {result.counts['FaultFixed']}, recovered {result.counts['NxPageRecovered']}")
+    print(
+        f"faults {result.counts['FaultFixed']}, recovered {result.counts.get('NxPageRecovered', 0)}"
+    )
 
 
 if __name__ == "__main__":

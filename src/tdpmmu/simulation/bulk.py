@@ -16,6 +16,7 @@ from tdpmmu.arch.spte import PAGE_SHIFT, SpteFormat
 from tdpmmu.arch.table import ReadSpte, SetPrivate, TablePage, WriteSpte, XchgSpte
 from tdpmmu.events.records import PfnMarkedDirty
 from tdpmmu.machine.op import Op
+from tdpmmu.simulation.regions import LOST
 from tdpmmu.simulation.tables import ENTRIES, ArrayPage
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class BulkOps:
             counts["PfnMarkedDirty"] += dirty
         clock.ledger.small_bytes -= mapped << PAGE_SHIFT
         if mapped:
-            run.what.lost.add(op.base >> 9)
+            run.regions.set(LOST, op.base)
         clock.complete(thread, True, cost)
         return True
 

@@ -11,6 +11,7 @@ from tdpmmu.mmu.dirty_log import TakeDirtyBits
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.simulation.dirty import CopyDirtyLog, FindDirty
 from tdpmmu.simulation.guest import MODES, Knobs
+from tdpmmu.simulation.regions import SMALL_HOST, Regions
 
 if TYPE_CHECKING:
     from tdpmmu.mmu.lifetime import Lifetime as Base
@@ -22,12 +23,11 @@ class Simulated(Base):
     """Mixed into a kernel's class, as a patch is."""
 
     knobs: Knobs
-    small_regions: set[int]
-    """2 MiB regions that the host maps by 4K pages although it could do better."""
+    regions: Regions
 
     def host_pfn_mapping_level(self, slot: Memslot, gfn: int) -> int:
         """``host_pfn_mapping_level``."""
-        if gfn >> 9 in self.small_regions:
+        if self.regions.has(SMALL_HOST, gfn):
             return 1
         return self.kvm.config.huge_level
 
@@ -91,7 +91,8 @@ class Simulated(Base):
         """The host takes pages away, block by block, inside one invalidation."""
         await self.invalidate_range_start(gfn, gfn + pages)
         block = self.kvm.memory.block
-        for first in range(gfn // block * block, gfn + pages, block):
+        last = min(gfn + pages, self.kvm.memory.pages)
+        for first in range(gfn // block * block, last, block):
             await self.host_unmaps(first)
         await self.invalidate_range_end(gfn, gfn + pages)
 

@@ -15,21 +15,20 @@ from tdpmmu.kernel.mm import GetUserPage, TakeBack
 from tdpmmu.machine.op import Op
 from tdpmmu.mmu.kvm import Config, Memslot
 from tdpmmu.simulation.bulk import BulkOps, bulk_layers
-from tdpmmu.simulation.bulk_guest import BulkGuest
 from tdpmmu.simulation.calls import host, recovery_worker
 from tdpmmu.simulation.dirty import DirtyBits
 from tdpmmu.simulation.guest import LEVELS, Guest, Knobs, Workload
+from tdpmmu.simulation.herd.herd import Herd
 from tdpmmu.simulation.kernel import simulated
-from tdpmmu.simulation.macro import Macros
 from tdpmmu.simulation.populate import at_once, map_all
+from tdpmmu.simulation.regions import Regions
 from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.tables import ArrayPage, SimKvm
 from tdpmmu.simulation.vcpu import StepGuest, WhatFault, run_vcpu
-from tdpmmu.simulation.walk import Walker
-from tdpmmu.simulation.windows import Windows
 from tdpmmu.versions.registry import named
 from tdpmmu.worlds.simulate.clock import Clock
 from tdpmmu.worlds.simulate.costs import Costs
+from tdpmmu.worlds.simulate.herding import Herding
 from tdpmmu.worlds.simulate.ledger import Ledger
 from tdpmmu.worlds.simulate.noise import Noise
 from tdpmmu.worlds.simulate.thread import SimThread
@@ -79,17 +78,14 @@ class Simulation:
             queued_locks=True,
             slots=(Memslot(0, guest.pages),),
         )
-        self.kvm = kvm = SimKvm(config, guest.pages)
+        self.kvm = kvm = SimKvm(config, guest.pages, guest.host_present)
         self.memory = kvm.layout.memory()
         self._bulk = bulk
         self.mmu = simulated(cls, *bulk_layers(bulk))(kvm)
         self._free_events = frozenset(() if cls.pfn_dirty_at_zap else (PfnMarkedDirty,))
         self.mmu.knobs = knobs
-        self.mmu.small_regions = set()
-        self.what = WhatFault(self.format)
-        self._windows = Windows(guest.vcpus if bulk else 0)
-        # Blocks of host memory that are not as ``host_present`` says.
-        self._exceptions: set[int] = set()
+        self.regions = self.mmu.regions = Regions(guest.pages)
+        self.what = WhatFault(self.format, self.regions)
         self._begin(level)
 
     def _begin(self, level: int) -> None:
@@ -133,56 +129,38 @@ class Simulation:
             clock.run(until_ns * part // (SAMPLES // 5))
             if progress is not None:
                 progress(until_ns * part // (SAMPLES // 5))
-        settle(until_ns)
+        settle()
         for thread in clock.threads:
             if thread.body is not None:
                 thread.body.close()
         return Result.of(self, ledger, until_ns, time.perf_counter() - begun)
 
-    def _guests(self, clock: Clock) -> tuple[list[StepGuest], Callable[[int], None]]:
+    def _guests(self, clock: Clock) -> tuple[list[StepGuest], Callable[[], None]]:
         """The vCPUs' guests, and what has to be counted at the end."""
         kvm, costs, ledger = self.kvm, self.costs, self.ledger
-        guests: list[StepGuest] = []
-        macros = Macros(self, clock)
-        walker = Walker(self.format, kvm.rows, kvm.geometry.levels, self.guest.pages)
-        self._walker = walker
         BulkOps(self, clock)
         DirtyBits(clock, self.guest.pages)
+        herd = Herd(self, clock) if self._bulk else None
+        if herd is not None:
+            clock.herding = Herding(clock, herd)
+        guests: list[StepGuest] = []
         for vcpu in kvm.vcpus:
             thread = clock.thread("vcpu")
-            if self._bulk:
-                bring = clock.bring_forward
-                guests.append(
-                    BulkGuest(
-                        kvm, vcpu, thread, costs, ledger, walker, macros, bring, self._windows
-                    )
-                )
+            if herd is not None:
+                guests.append(herd.guest(vcpu.number, thread))
             else:
                 guests.append(StepGuest(kvm, vcpu, thread, costs, ledger))
             guests[-1].start(self._workload.touches(vcpu.number, self._rng(vcpu.number)))
-
-        def settle(until: int) -> None:
-            macros.settle()
-            for guest in self._windows.guests:
-                guest.settle(until)
-
-        return guests, settle
+        return guests, herd.settle if herd is not None else lambda: None
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream])
 
     # --- host memory ----------------------------------------------------------------------------
 
-    def host_is_absent(self, gfn: int) -> bool:
-        """Whether the host has to make the page behind a gfn first."""
-        exception = gfn // self.kvm.memory.block in self._exceptions
-        return exception is self.guest.host_present
-
     def pfn(self, gfn: int) -> int:
         """The frame behind a gfn now."""
-        memory = self.kvm.memory
-        cell = memory.generation[gfn // memory.block]
-        return memory.pfn(gfn, self.memory[cell.chunk][cell.offset])
+        return self.kvm.memory.pfn(gfn, self.kvm.blocks.generation(gfn))
 
     # --- bookkeeping ----------------------------------------------------------------------------
 
@@ -204,7 +182,7 @@ class Simulation:
 
     def _price_memory(self, clock: Clock) -> None:
         """Page table memory is counted as it is taken and given back."""
-        ledger = self.ledger
+        ledger, blocks = self.ledger, self.kvm.blocks
 
         def allocate(thread: SimThread, op: Op) -> bool:
             ledger.tables += 1
@@ -223,17 +201,15 @@ class Simulation:
         def get_user_page(thread: SimThread, op: Op) -> bool:
             assert isinstance(op, GetUserPage)
             price = self.costs.get_user_page
-            block = op.gfn // self.kvm.memory.block
-            if self.host_is_absent(op.gfn):
-                self._exceptions ^= {block}
+            if blocks.absent(op.gfn):
+                blocks.set_absent(op.gfn, False)
                 price += self.costs.host_fault(self.kvm.config.huge_level)
             clock.complete(thread, op.apply(thread.step, 0), price)
             return True
 
         def take_back(thread: SimThread, op: Op) -> bool:
             assert isinstance(op, TakeBack)
-            if not self.host_is_absent(op.gfn):
-                self._exceptions ^= {op.gfn // self.kvm.memory.block}
+            blocks.set_absent(op.gfn, True)
             op.apply(thread.step, 0)
             clock.complete(thread, None, 0)
             return True
@@ -248,19 +224,15 @@ class Simulation:
         ledger = self.ledger
         ledger.counts[event.__class__.__name__] += 1
         if isinstance(event, SpteChanged):
-            self._changed(thread, event)
+            self._changed(event)
         elif isinstance(event, PageLinked):
             if event.nx:
                 self.what.linked(thread.number)
         elif isinstance(event, PageFreed):
             ledger.tables -= 1
 
-    def _changed(self, thread: SimThread, event: SpteChanged) -> None:
+    def _changed(self, event: SpteChanged) -> None:
         fmt, level = self.format, event.level
-        if level > 1 or fmt.is_shadow_present(event.old):
-            if level > 2:
-                self._walker.forget()
-            self._windows.changed(event.gfn, self.kvm.geometry.pages(level), thread)
         was = fmt.is_shadow_present(event.old) and fmt.is_last(event.old, level)
         now = fmt.is_shadow_present(event.new) and fmt.is_last(event.new, level)
         if was != now:

@@ -15,20 +15,25 @@ from tdpmmu.kernel.mm import HostMemory
 from tdpmmu.machine.op import FREE, FREED, Step
 from tdpmmu.machine.state import Cell, Guard, Layout
 from tdpmmu.mmu.kvm import ByGfn, Config, Kvm
+from tdpmmu.simulation.regions import Blocks, Generations
 
 ENTRIES = 512
-_FIELDS = 5
+_FIELDS, _DISALLOWED = 5, 2
 """State, header, ``nx_huge_page_disallowed``, root count, ``role.invalid``; then the entries."""
 
 
 class Rows:
-    """The entries of all tables, a row each; ``flat`` is the same memory, for single entries."""
+    """The entries of all tables, a row each; ``flat`` is the same memory, for single entries.
+
+    ``disallowed`` is ``nx_huge_page_disallowed`` of each.
+    """
 
     def __init__(self, empty: int) -> None:
         self.empty = empty
         self.used = 0
         self.array = np.full((64, ENTRIES), empty, dtype=np.uint64)
         self.flat = self.array.reshape(-1).data
+        self.disallowed = np.zeros(64, dtype=np.uint8)
 
     def new(self) -> int:
         """Another row."""
@@ -37,6 +42,7 @@ class Rows:
             grown[: self.used] = self.array
             self.array = grown
             self.flat = grown.reshape(-1).data
+            self.disallowed = np.concatenate([self.disallowed, np.zeros_like(self.disallowed)])
         self.used += 1
         return self.used - 1
 
@@ -44,10 +50,11 @@ class Rows:
 class TableChunk:
     """The values of one table's cells, as a world finds them by offset."""
 
-    __slots__ = ("_base", "_fields", "_rows")
+    __slots__ = ("_base", "_fields", "_row", "_rows")
 
     def __init__(self, rows: Rows, row: int) -> None:
         self._rows = rows
+        self._row = row
         self._base = row * ENTRIES - _FIELDS
         self._fields: list[Any] = [FREE, None, False, 0, False]
 
@@ -61,6 +68,8 @@ class TableChunk:
             self._rows.flat[self._base + offset] = value
         else:
             self._fields[offset] = value
+            if offset == _DISALLOWED:
+                self._rows.disallowed[self._row] = value
 
 
 class EntryCell(Cell):
@@ -184,23 +193,25 @@ class _Lists(dict[int, Cell]):
 class SimMemory(HostMemory):
     """The host's memory, of which only what was ever taken away is kept."""
 
-    def __init__(self, layout: Layout, pages: int, block: int) -> None:
+    def __init__(self, pages: int, block: int, blocks: Blocks) -> None:
         self.pages = pages
         self.block = block
         self.blocks = -(-pages // block)
-        self.generation = _Lists(layout, "host page", 0)  # type: ignore[assignment]
+        self.generation = Generations(blocks)  # type: ignore[assignment]
 
 
 class SimKvm(Kvm):
     """``struct kvm`` in as much memory as what was touched needs."""
 
-    def __init__(self, config: Config, pages: int) -> None:
-        """``pages``: of guest memory."""
+    def __init__(self, config: Config, pages: int, present: bool = True) -> None:
+        """``pages``: of guest memory, which the host has allocated if it is ``present``."""
         self.guest_pages = pages
+        self._present = present
         self.rows = Rows(config.spte_format.nonpresent)
         self._free: list[int] = []
         self._chunks: list[int] = []
         super().__init__(config)
+        self.blocks.join(self.layout.memory())
 
     def make_hardware(self) -> Hardware:
         hardware = SimHardware(self.config.geometry, self.config.spte_format)
@@ -212,7 +223,8 @@ class SimKvm(Kvm):
 
     def make_memory(self) -> HostMemory:
         block = self.geometry.pages(self.config.huge_level)
-        return SimMemory(self.layout, self.guest_pages, block)
+        self.blocks = Blocks(self.layout, self.guest_pages, block, self._present)
+        return SimMemory(self.guest_pages, block, self.blocks)
 
     def make_pool(self, number: int, size: int) -> Pool:
         return FreshPages(self.fresh_page)

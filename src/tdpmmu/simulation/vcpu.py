@@ -11,6 +11,7 @@ from tdpmmu.events.records import GuestAccess
 from tdpmmu.kernel.locks import Sleep
 from tdpmmu.mmu.fault import RET_PF_EMULATE
 from tdpmmu.simulation.guest import ACCESSES, Touches
+from tdpmmu.simulation.regions import LOST, Regions
 from tdpmmu.simulation.tables import SimKvm
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ledger import (
@@ -181,21 +182,20 @@ class StepGuest:
 class WhatFault:
     """Told of the events of vCPUs' faults, to say afterwards what sort one was.
 
-    ``faulting``: the gfn that a thread is dealing with.  ``lost``: 2 MiB regions that have lost
-    some of what they mapped.
+    ``faulting``: the gfn that a thread is dealing with.
     """
 
-    def __init__(self, fmt: SpteFormat) -> None:
+    def __init__(self, fmt: SpteFormat, regions: Regions) -> None:
         self._format = fmt
+        self._regions = regions
         self.faulting: dict[int, int] = {}
-        self.lost: set[int] = set()
         self.splits: set[int] = set()
 
     def changed(self, gfn: int, level: int, old: int, new: int) -> None:
         """An SPTE of this level or of more has changed: regions that lose what they mapped."""
         fmt = self._format
         if fmt.is_shadow_present(old) and not fmt.is_shadow_present(new) and level <= 2:
-            self.lost.add(gfn >> 9)
+            self._regions.set(LOST, gfn)
 
     def linked(self, thread: int) -> None:
         """A fetch has put a table where a huge page could be."""
@@ -206,7 +206,7 @@ class WhatFault:
         if thread in self.splits:
             self.splits.remove(thread)
             return SPLIT
-        return REFAULT if gfn >> 9 in self.lost else FAULT
+        return REFAULT if self._regions.has(LOST, gfn) else FAULT
 
 
 async def run_vcpu(mmu: Any, guest: StepGuest, what: WhatFault) -> None:

@@ -22,12 +22,14 @@ from tdpmmu.worlds.live import Memory
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.cpus import MUTEXES, Cpus, HostCpu
 from tdpmmu.worlds.simulate.grace import GracePeriods
+from tdpmmu.worlds.simulate.herding import Herding
 from tdpmmu.worlds.simulate.ledger import FLUSH, NOISE, Ledger
 from tdpmmu.worlds.simulate.locks import Locks
 from tdpmmu.worlds.simulate.ops import (
     FOREVER,
     HALTED,
     KICKED,
+    GuestCpu,
     NeedResched,
     Now,
     RunGuest,
@@ -78,7 +80,9 @@ class Clock:
         self._memory = memory
         self._hear = hear
         self._preemption = preemption
-        self._heap: list[tuple[int, int, int, SimThread | Callable[[int], None]]] = []
+        self._heap: list[tuple[int, int, int, SimThread | Herding | Callable[[int], None]]] = []
+        self._last: SimThread | None = None
+        self.herding: Herding | None = None
         self._polled: list[SimThread] = []
         self._serial = 0
         self._never_waits: set[type[Op]] = set()
@@ -121,20 +125,30 @@ class Clock:
         self.until = until
         while heap and heap[0][0] <= until:
             now, _, ticket, who = heapq.heappop(heap)
-            if not isinstance(who, SimThread):
+            if isinstance(who, SimThread):
+                if ticket == who.ticket:
+                    who.now = now
+                    self.turn_of(who)
+                    self._drive(who, until)
+            elif isinstance(who, Herding):
+                if ticket == who.ticket and (left := who.turn()) is not None:
+                    self._drive(left, until)
+            else:
                 self.turns += 1
                 self.ledger.sample(now)
                 who(now)
-            elif ticket == who.ticket:
-                self.turns += 1
-                who.now = now
-                self._drive(who, until)
         if not heap:
             waiting = [thread for thread in self.threads if thread.op is not None]
             if waiting:
                 said = "; ".join(f"{t.kind} {t.number} at {t.op!r}" for t in waiting)
                 raise Deadlock(f"everybody waits: {said}")
         self.ledger.sample(until)
+
+    def turn_of(self, thread: SimThread) -> None:
+        """Somebody else's turn, unless it has only been interrupted by guests that hit."""
+        if thread is not self._last:
+            self.turns += 1
+            self._last = thread
 
     def _drive(self, thread: SimThread, until: int) -> None:
         """Operations of one thread, as long as it is the one with the smallest time."""
@@ -167,6 +181,12 @@ class Clock:
         thread.spinning = False
         heapq.heappush(self._heap, (thread.now, thread.number, self._serial, thread))
 
+    def queue_herd(self, herding: Herding, first: tuple[int, int]) -> None:
+        """The guests that run have their next turn then."""
+        self._serial += 1
+        herding.ticket = self._serial
+        heapq.heappush(self._heap, (*first, self._serial, herding))
+
     def at(self, when: int, do: Callable[[int], None]) -> None:
         """Something that happens by itself, before what threads do at that time."""
         self._serial += 1
@@ -179,17 +199,25 @@ class Clock:
         """
         if when > self.until or when > self.ledger.next_sample:
             return False
+        return self.next_turn()[0] >= when
+
+    def next_turn(self) -> tuple[int, int]:
+        """When it is somebody else's turn, and the number of the thread, or -1 if it is none."""
         heap = self._heap
-        while heap and heap[0][0] < when:
-            who = heap[0][3]
-            if not isinstance(who, SimThread) or heap[0][2] == who.ticket:
-                return False
+        while heap:
+            when, number, ticket, who = heap[0]
+            if not isinstance(who, (SimThread, Herding)) or ticket == who.ticket:
+                return when, number
             heapq.heappop(heap)
-        return True
+        return FOREVER, 0
 
     def bring_forward(self, thread: SimThread, when: int) -> None:
         """A guest that runs has to be looked at earlier than it had said."""
-        if thread.guest and when < thread.now:
+        if not thread.guest:
+            return
+        if self.herding is not None:
+            self.herding.interrupt(thread)
+        elif when < thread.now:
             thread.now = when
             self.push(thread)
 
@@ -341,11 +369,7 @@ class Clock:
         now = thread.now
         if 0 <= thread.kicked_at <= now or (not thread.guest and self.cpus.need_resched(thread)):
             why = op.guest.kick(now) if thread.guest else KICKED
-            price, thread.stolen = thread.stolen, 0
-            if price:
-                op.guest.interrupted(now, price)
-            thread.guest, thread.kicked_at = False, -1
-            self.complete(thread, why, price)
+            self.leave_guest(thread, op.guest, why)
             return True
         if thread.guest:
             reached = op.guest.reach(now)
@@ -354,6 +378,9 @@ class Clock:
                 self.complete(thread, HALTED, 0)
                 return True
             thread.guest = True
+            if self.herding is not None:
+                self.herding.joins(thread, op.guest)
+                return False
             reached = op.guest.enter(now)
         # The heap need not be asked as long as nobody else is due.
         while (
@@ -362,11 +389,20 @@ class Clock:
             thread.now = reached
             reached = op.guest.reach(reached)
         if isinstance(reached, str):
-            thread.guest = False
-            self.complete(thread, reached, 0)
+            self.leave_guest(thread, op.guest, reached)
             return True
         self.run_guest_until(thread, reached)
         return False
+
+    def leave_guest(self, thread: SimThread, guest: GuestCpu, why: str) -> None:
+        """It is left now, perhaps for something that takes the CPU for a while."""
+        price = 0
+        if why == KICKED:
+            price, thread.stolen, thread.kicked_at = thread.stolen, 0, -1
+            if price:
+                guest.interrupted(thread.now, price)
+        thread.guest = False
+        self.complete(thread, why, price)
 
     def run_guest_until(self, thread: SimThread, when: int) -> None:
         """The guest is looked at again then, or when an IPI arrives."""

@@ -54,14 +54,13 @@ class Locks:
         self._line[name] = thread.number, free
         return free - thread.now
 
-    def line(self, thread: SimThread, name: str) -> tuple[bool, int]:
-        """Whether a lock's line is at the thread's CPU, and when it has come to where it is."""
-        owner, free = self._line.get(name, (NOBODY, 0))
-        return owner == thread.number, free
+    def line(self, name: str) -> tuple[int, int]:
+        """At which thread's CPU a lock's line is, and when it has come there."""
+        return self._line.get(name, (NOBODY, 0))
 
-    def move_line(self, thread: SimThread, name: str, free: int) -> None:
-        """The line has come to the thread's CPU."""
-        self._line[name] = thread.number, free
+    def move_line(self, number: int, name: str, free: int) -> None:
+        """The line has come to that thread's CPU."""
+        self._line[name] = number, free
 
     # --- rwlock ---------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""All guests that run, touch by touch, in compiled code (numba)."""
