@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from toys import CHOICES, EVERYTHING, LOCKING, WITH_RCU, incr, mutex_incr, random_program
 
@@ -18,8 +19,10 @@ from tdpmmu.worlds.explore.progress import check_progress, edges_on_cycles
 
 pytest.importorskip("numba")
 
-from tdpmmu.worlds.explore.fast import control, kernels, loop
+from tdpmmu.worlds.explore.fast import control, kernels, loop, store
 from tdpmmu.worlds.explore.fast.known import Known
+from tdpmmu.worlds.explore.fast.packing import Fields, least_bits, roomy_bits
+from tdpmmu.worlds.explore.fast.room import Room
 from tdpmmu.worlds.explore.fast.store import Store
 
 FIGURES = (
@@ -195,30 +198,97 @@ def test_sets_that_grow_from_next_to_nothing(monkeypatch: pytest.MonkeyPatch) ->
     both(lambda: question("z1", FIXED).build().machine)
 
 
-def test_numbers_that_need_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if 16 bits were not enough for positions, nor 8 for the states found from one."""
-    widened = []
+def test_fields_that_need_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields begin as narrow as can be, and are widened again and again."""
+    widths = []
 
-    def widen(store: Store, position: int, turns: int) -> None:
-        real(store, position, turns)
-        if len(store) > 50 and store.rows.itemsize == 2:
-            widened.append(len(store))
-            real(store, 1 << 16, 1 << 8)
+    def repack(store: Store, fields: Fields) -> None:
+        real(store, fields)
+        widths.append((len(store), fields.width))
 
-    real = Store.make_room_for
-    monkeypatch.setattr(Store, "make_room_for", widen)
+    real = Store._repack
+    monkeypatch.setattr(store, "MANY", 0)
+    monkeypatch.setattr(Store, "_repack", repack)
     both(lambda: question("z1", FIXED).build().machine)
-    assert widened
+    assert len({width for count, width in widths if count > 50}) > 1
 
 
-def test_room_is_made_when_it_is_needed() -> None:
-    ctl = control.np.zeros(control.FIELDS, "int64")
-    ctl[control.THREADS] = 3
-    store = Store(ctl)
-    store.make_room_for((1 << 16) - 1, 85)
-    assert (store.rows.itemsize, store.children.itemsize) == (2, 1)
-    store.make_room_for(1 << 16, 86)
-    assert (store.rows.itemsize, store.children.itemsize) == (4, 2)
+def test_fields_that_become_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there are many states, each takes no more than it has to."""
+    monkeypatch.setattr(store, "MANY", 500)
+    monkeypatch.setattr(loop, "Store", lambda ctl: Store(ctl, states=8))
+    built = question("z1", FIXED).build
+    both(lambda: built().machine)
+    found = explore(built().machine, loop=COMPILED).compiled
+    assert found is not None
+    assert found.store.fields.bits == least_bits(found.store._positions, found.store._shared)
+
+
+def test_states_of_more_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if positions took up to 60 bits: a word for each."""
+
+    def wide(positions: Sequence[int], shared: int) -> list[int]:
+        return [60 for _ in (*positions, shared)]
+
+    monkeypatch.setattr(store, "roomy_bits", wide)
+    both(lambda: mutex_incr(3, 2))
+    both(lambda: incr(3, 2), reduce=False)
+
+
+def test_fields() -> None:
+    for bits in ([64], [1, 2, 3], [30, 40, 20, 30], [13, 10, 11, 10, 9, 17], [40, 40, 40, 5]):
+        fields = Fields(bits)
+        taken = [0] * len(fields.shape)
+        for i, wide in enumerate(bits):
+            field = int(fields.mask[i]) << int(fields.shift[i])
+            assert int(fields.mask[i]) == (1 << wide) - 1
+            assert field < 1 << 64
+            assert taken[fields.word[i]] & field == 0
+            taken[fields.word[i]] |= field
+        assert all(one & ~int(kept) == 0 for one, kept in zip(taken, fields.kept, strict=True))
+        assert fields.width == sum(int(kept).bit_length() for kept in fields.kept) // 8
+        assert fields.width <= sum(bits) // 8 + 2 or bits[0] == 40  # one to a word
+    for positions in ([1, 2, 300], [1 << 17] * 6):
+        least, roomy = least_bits(positions, 77), roomy_bits(positions, 77)
+        assert all(a <= b for a, b in zip(least, roomy, strict=True))
+        assert len(Fields(least).shape) == len(Fields(roomy).shape)
+
+
+def test_more_slots() -> None:
+    """All states are found again, and no others."""
+    ctl = np.zeros(control.FIELDS, np.int64)
+    ctl[control.THREADS] = 2
+    many = Store(ctl, states=8)
+    many.make_room_for([1 << 20, 1 << 20], 1 << 10)
+    count = 60_000
+    numbers = np.random.default_rng(1).permutation(1 << 20)[:count]
+    rows = np.stack([numbers, numbers[::-1]], axis=1)
+    many.fill(numbers & 1023, rows, np.zeros(count, np.int64), 0)
+    for _ in range(4):
+        many.grow_states()
+        assert np.count_nonzero(many.slots) == count
+        for number in range(0, count, 97):
+            shared, row = int(numbers[number]) & 1023, rows[number].tolist()
+            assert many.number(shared, row) == number
+            assert many.number(shared ^ 1, row) == -1
+
+
+def test_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where address space is short, an array moves when it grows."""
+    real = Room._reserve
+
+    def short(room: Room, items: int) -> Any:
+        if items > 1 << 20:
+            raise OSError("no room")
+        return real(room, items)
+
+    monkeypatch.setattr(Room, "_reserve", short)
+    one = Room(np.uint32, 1 << 40, 100)
+    one.array[:100] = range(100)
+    assert len(one.grow(5000)) >= 5000
+    assert one.array[:100].tolist() == list(range(100))
+    assert not one.array[100:].any()
+    both(lambda: question("z1", FIXED).build().machine)
 
 
 def test_parents() -> None:

@@ -20,22 +20,22 @@ import numpy as np
 
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast.control import Words
+from tdpmmu.worlds.explore.fast.packing import Fields
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 
-FORMAT = 2
+FORMAT = 3
 PIECE = 1 << 22
 """Words in one row of the data base."""
 
-KEPT = (c.CURRENT, c.COUNT, c.TRANSITIONS, c.DEPTH, c.LEVEL_ENDS, c.PLACES, c.ENTRIES)
+KEPT = (c.CURRENT, c.COUNT, c.TRANSITIONS, c.DEPTH, c.LEVEL_ENDS, c.ENTRIES)
 """Fields of the control block that are kept."""
 
 
 WORDS: dict[str, type[np.generic]] = {
-    "order": np.uint64,
-    "children": np.uint16,
-    "rows": np.uint32,
+    "order": np.uint8,
+    "links": np.uint64,
     "values": np.uint32,
     "hashes": np.uint64,
     "pool": np.int64,
@@ -108,8 +108,8 @@ class Checkpoint:
 
     def restart(self, mistrusted: Sequence[str]) -> None:
         """The search begins anew, without these guards."""
-        self.state, self._saved, self.mistrusted = {}, {}, list(mistrusted)
-        self._transaction({}, {}, fresh=True)
+        self._saved, self.mistrusted = {}, list(mistrusted)
+        self._transaction({}, {}, list(WORDS))
 
     def due(self) -> bool:
         """Whether it is time."""
@@ -124,21 +124,27 @@ class Checkpoint:
             "used": [int(ctl[c.USED])],
             "ended": loop.ended.tolist(),
             "facts": loop.learner.digest(),
+            "fields": loop.store.fields.bits,
+            "last_link": loop.store.links()[-1:].tolist(),
         }
-        self._transaction(state, self._arrays(loop))
+        # Where states are packed in another way than before, all are written anew.
+        repacked = state["fields"] != self.state.get("fields")
+        self._transaction(state, self._arrays(loop), ["order"] if repacked else [])
         self._last = time.monotonic()
 
     def _transaction(
-        self, state: dict[str, list[int]], arrays: dict[str, Words], fresh: bool = False
+        self, state: dict[str, list[int]], arrays: dict[str, Words], anew: Sequence[str]
     ) -> None:
+        """Write what is new of the arrays, or all of it (``anew``)."""
         db = self._db
+        saved = {name: size for name, size in self._saved.items() if name not in anew}
         try:
             db.execute("BEGIN IMMEDIATE")
-            if fresh:
-                db.execute("DELETE FROM words")
-                self._put("mistrusted", self.mistrusted)
+            for name in anew:
+                db.execute("DELETE FROM words WHERE name = ?", (name,))
+            self._put("mistrusted", self.mistrusted)
             for name, words in arrays.items():
-                for start in range(self._saved.get(name, 0), len(words), PIECE):
+                for start in range(saved.get(name, 0), len(words), PIECE):
                     data = words[start : start + PIECE].astype(WORDS[name]).tobytes()
                     db.execute(
                         "INSERT INTO words VALUES (?, ?, ?, ?)",
@@ -152,15 +158,15 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path}: not written: {error}; the last checkpoint in it is whole"
             ) from None
+        self.state = state
         self._saved = {name: len(words) for name, words in arrays.items()}
 
     @staticmethod
     def _arrays(loop: CompiledLoop) -> dict[str, Words]:
         store, known, ctl = loop.store, loop.known, loop.store.ctl
         return {
-            "order": store.order[: ctl[c.COUNT]],
-            "children": store.children[: ctl[c.CURRENT]],
-            "rows": store.rows[: ctl[c.PLACES] * store.threads],
+            "order": store.order,
+            "links": store.links()[:-1],  # the last one may still change
             "values": known.values[: ctl[c.SHARED] * known.chunks],
             "hashes": known.hashes[: ctl[c.SHARED]],
             "pool": known.pool[: ctl[c.USED]],
@@ -192,11 +198,11 @@ class Checkpoint:
         ctl[list(KEPT)] = self.state["control"]
         ctl[c.SHARED], ctl[c.USED] = self.state["shared"][0], self.state["used"][0]
         loop.ended[:] = self.state["ended"]
+        fields = Fields(self.state["fields"])
         sizes = {name: len(words) for name, words in found.items()}
         expected = {
-            "order": ctl[c.COUNT],
-            "children": ctl[c.CURRENT],
-            "rows": ctl[c.PLACES] * loop.store.threads,
+            "order": ctl[c.COUNT] * fields.width,
+            "links": (ctl[c.COUNT] + ctl[c.CURRENT] - 1) // 64,
             "values": ctl[c.SHARED] * loop.known.chunks,
             "hashes": ctl[c.SHARED],
             "pool": ctl[c.USED],
@@ -207,7 +213,8 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.path}: damaged: {name} has {size} words, expected {expected[name]}"
                 )
-        loop.store.restore(found["order"], found["children"], found["rows"])
+        links = np.append(found["links"], np.array(self.state["last_link"], np.uint64))
+        loop.store.restore(fields.bits, found["order"], links)
         loop.known.restore(found["values"], found["hashes"], found["pool"])
         try:
             loop.repeat(found["journal"].tolist())

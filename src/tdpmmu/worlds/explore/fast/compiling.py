@@ -19,8 +19,8 @@ from numba import njit
 config: Any = numba.config
 
 FILES = (
-    *("compiling.py", "control.py", "facts.py", "learnt.py", "compose.py", "kernels.py"),
-    *("cycles.py", "../turn.py", "../parallel/kernels.py"),
+    *("compiling.py", "control.py", "facts.py", "learnt.py", "compose.py", "states.py"),
+    *("kernels.py", "cycles.py", "../turn.py", "../parallel/sets.py", "../parallel/kernels.py"),
 )
 
 

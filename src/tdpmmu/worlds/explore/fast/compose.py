@@ -33,15 +33,12 @@ from tdpmmu.worlds.explore.fast.control import (
     MISSED_ORDER,
     MISSED_POSITION,
     MISSED_THREAD,
-    MOST_TURNS,
     REDUCE,
     REPORTED,
     SEQUENCES,
     SHARED,
-    THREADS,
     URGENT,
     USED,
-    WIDEN,
     WRITTEN,
     Words,
 )
@@ -321,9 +318,6 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
                     above = np.int64(facts[at + 1]) - 1
             elif facts[at]:
                 kind = np.int64(URGENT)
-    if outcomes * ctl[THREADS] > ctl[MOST_TURNS]:
-        ctl[MISSED_POSITION] = outcomes
-        return WIDEN
     if ctl[FACTS] + 1 > turns.slots.shape[0] // 3 * 2:
         return FULL_FACTS
     if (

@@ -18,14 +18,14 @@ Words = npt.NDArray[Any]
 CURRENT, COUNT, TRANSITIONS, DEPTH, LEVEL_ENDS, LIMIT, STATES, PLACES, ENTRIES = range(9)
 THREADS, NUMBER_BITS, PLACE_BITS, MISSED_THREAD, MISSED_SHARED, MISSED_POSITION = range(9, 15)
 CHUNKS, SHARED, SHARED_BITS, USED = range(15, 19)
-FACTS, WRITTEN, SEQUENCES, REPORTED, REDUCE, MOST_TURNS, COMPOSED = range(19, 26)
+FACTS, WRITTEN, SEQUENCES, REPORTED, REDUCE, WIDTH, COMPOSED = range(19, 26)
 MISSED_AFTER, MISSED_IDLE, MISSED_START, OP_FACTS, OP_WRITTEN = range(26, 31)
 FIELDS = 31
 
 # Why the compiled loop came back.
 DONE, PAUSED, HALTED, FULL_STATES, FULL_PLACES, FULL_SHARED, FULL_ENTRIES = range(7)
 # It cannot compose a turn: Python has to (``ASK``), or to run an operation, or to make room.
-ASK, MISSED_OPERATION, MISSED_ORDER, FULL_FACTS, FULL_WAYS, WIDEN = range(7, 13)
+ASK, MISSED_OPERATION, MISSED_ORDER, FULL_FACTS, FULL_WAYS = range(7, 12)
 MADE = -1
 """Nothing is in the way."""
 
@@ -81,3 +81,35 @@ def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
 
 
 prefetch: Any = intrinsic(_prefetch)
+
+
+def _word_pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
+    tools: Any = cgutils
+    view = context.make_array(array_type)(context, builder, array)
+    place = tools.get_item_pointer(context, builder, array_type, view, [at])
+    return builder.bitcast(place, ir.IntType(64).as_pointer())
+
+
+def _load_word(typingctx: Any, array: Any, at: Any) -> Any:
+    """Eight bytes of an array of bytes as one number, wherever they begin."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = _word_pointer(context, builder, signature.args[0], *args)
+        return builder.load(place, align=1)
+
+    return types.uint64(array, types.intp), generate
+
+
+def _store_word(typingctx: Any, array: Any, at: Any, word: Any) -> Any:
+    """The other way round."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = _word_pointer(context, builder, signature.args[0], *args[:2])
+        builder.store(args[2], place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.uint64), generate
+
+
+load_word: Any = intrinsic(_load_word)
+store_word: Any = intrinsic(_store_word)

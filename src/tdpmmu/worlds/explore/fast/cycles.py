@@ -11,14 +11,22 @@ import numpy as np
 from tdpmmu.worlds.explore.fast.compiling import compiled
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
+    COUNT,
     FREE,
-    LOW,
+    NUMBER_BITS,
     POSITION_MASK,
-    S32,
+    THREADS,
     URGENT,
+    WIDTH,
 )
 from tdpmmu.worlds.explore.fast.facts import find_entry
-from tdpmmu.worlds.explore.fast.kernels import find_places, find_state
+from tdpmmu.worlds.explore.fast.states import (
+    clear_field,
+    field_of,
+    find_state,
+    load_state,
+    put_field,
+)
 
 
 @compiled
@@ -129,33 +137,23 @@ def mark(keys, offsets, pool, kept, marks):
 
 
 @compiled
-def marked_edges(
-    count,
-    threads,
-    order,
-    slots,
-    bits,
-    rows,
-    row_slots,
-    place_bits,
-    keys,
-    offsets,
-    pool,
-    alone,
-    marks,
-):
+def marked_edges(ctl, packed, keys, offsets, pool, alone, marks):
     """``(thread, from, to)`` of marked turns that the search followed, in the states' order."""
     found = np.empty((1024, 3), np.int64)
     edges = 0
+    threads = ctl[THREADS]
+    width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
+    words = np.empty(len(packed.shape), np.uint64)
+    successor = np.empty(len(packed.shape), np.uint64)
     at_of = np.empty(threads, np.int64)
     follow = np.empty(threads, np.bool_)
-    for number in range(count):
-        key = order[number]
-        shared = np.int64(key >> S32)
-        base = np.int64(key & LOW) * threads
+    for number in range(ctl[COUNT]):
+        load_state(packed, width, number, words, 0)
+        shared = field_of(packed, words, 0, threads)
         some = False
         for thread in range(threads):
-            at = find_entry(keys, offsets, shared, thread, np.int64(rows[base + thread]))
+            position = field_of(packed, words, 0, thread)
+            at = find_entry(keys, offsets, shared, thread, position)
             at_of[thread] = at
             if at >= 0 and marks[at]:
                 some = True
@@ -194,13 +192,12 @@ def marked_edges(
                 if not marks[turn]:
                     continue
                 word = pool[turn]
-                place, _, _ = find_places(
-                    rows, row_slots, place_bits, rows, base, threads, thread, word & POSITION_MASK
-                )
-                if place < 0:
-                    continue
-                successor = (np.uint64(word) & ~LOW) | np.uint64(place)
-                target, _, _ = find_state(order, slots, bits, successor)
+                successor[:] = words
+                clear_field(packed, successor, 0, thread)
+                clear_field(packed, successor, 0, threads)
+                put_field(packed, successor, 0, thread, word & POSITION_MASK)
+                put_field(packed, successor, 0, threads, word >> 32)
+                target = find_state(packed, width, bits, successor, 0)
                 if target < 0:
                     continue
                 if edges == found.shape[0]:

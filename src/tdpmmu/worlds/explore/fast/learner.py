@@ -20,7 +20,6 @@ from tdpmmu.worlds.explore.turn import is_progress
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.chunks import Shared
     from tdpmmu.worlds.explore.engine import Explorer
-    from tdpmmu.worlds.explore.fast.store import Store
 
 POSITIONS = 1 << 18
 """Room for one thread's positions."""
@@ -197,17 +196,14 @@ class Learner:
                 words += change
         return [len(acts), *begins, *words]
 
-    def ask(
-        self, store: Store, thread: int, shared: Shared, position: int, current: int = 0
-    ) -> None:
-        """Run the threads' code for a thread's next turn; ``store`` gets room for its outcomes.
+    def ask(self, thread: int, shared: Shared, position: int, current: int = 0) -> None:
+        """Run the threads' code for a thread's next turn.
 
         ``current`` is the state that is blamed for what the turn breaks.
         """
         explorer = self.explorer
         choices, outcomes = explorer.choices_from(thread, shared, position, current)
         kind, above = c.URGENT if choices.urgent else c.FREE, len(outcomes)
-        store.make_room_for(0, len(outcomes))
         if choices.rival is not None:
             kind, above, outcomes = c.BLOCKED, choices.rival, []
         elif not outcomes and explorer.positions[thread].op(position) is None:

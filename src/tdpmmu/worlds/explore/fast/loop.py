@@ -19,6 +19,7 @@ from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
+from tdpmmu.worlds.explore.fast.packing import LEAST_WORDS
 from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
 
@@ -51,7 +52,8 @@ class CompiledLoop:
         self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
         self.ended = np.full(len(threads), -1, np.int64)
         self.journal = array("q")
-        self._batch = k.new_batch(len(threads))
+        self._batch = k.new_batch(len(threads), LEAST_WORDS)
+        self.make_room()
 
     def take_over(self, current: int, transitions: int, level_ends: int, ended: list[int]) -> None:
         """Copy what the plain loop knows."""
@@ -59,15 +61,14 @@ class CompiledLoop:
         bits, mask, shift = explorer.bits, (1 << explorer.bits) - 1, explorer.shift
         shared = np.array([key >> shift for key in explorer.order], np.int64)
         columns = [
-            np.array([key >> bits * t & mask for key in explorer.order], np.uint32)
+            np.array([key >> bits * t & mask for key in explorer.order], np.int64)
             for t in range(store.threads)
         ]
-        parents = [explorer.parents[number] for number in range(1, len(shared))]
-        children = np.bincount(np.array(parents, np.int64), minlength=current)
+        parents = np.array([explorer.parents[number] for number in range(len(shared))], np.int64)
         for one in explorer.shared:
             known.intern(one)
-        store.make_room_for(max(map(len, explorer.positions)), int(children.max(initial=0)))
-        store.take_over(shared, np.stack(columns, axis=1), children, current)
+        self.make_room()
+        store.fill(shared, np.stack(columns, axis=1), parents, current)
         for thread, table in enumerate(explorer._tables):
             flags_of = explorer._progress[thread]
             for lookup, entry in table.items():
@@ -84,7 +85,6 @@ class CompiledLoop:
                     )
                     for i, delta in enumerate(entry)
                 ]
-                store.make_room_for(0, len(turns))
                 kind = c.URGENT if type(entry) is list else c.FREE
                 known.add_entry(thread, number, position, kind, len(turns), turns)
         self.learner.tell()
@@ -108,23 +108,24 @@ class CompiledLoop:
         explorer._progress = [Flags(table) for table in tables]
 
     def _advance(self) -> int:
-        s, known = self.store, self.known
         code: int = k.advance(
-            s.ctl,
-            s.order,
-            s.children,
-            s.slots,
-            s.rows,
-            s.row_slots,
-            known.table(),
+            self.store.ctl,
+            self.store.packed(),
+            self.known.table(),
             self.learner.learnt(),
             self.learner.work,
-            self._batch,
+            self._room_for_batch(),
             self._lanes,
             self._alone,
             self.ended,
         )
         return code
+
+    def _room_for_batch(self) -> k.Batch:
+        threads, words = self.store.threads, len(self.store.fields.shape)
+        if len(self._batch.words) < k.BATCH * words:
+            self._batch = k.new_batch(threads, words)
+        return self._batch
 
     def run(self, began: float) -> None:
         """Search until everything is seen, or the explorer says that it is enough."""
@@ -183,7 +184,7 @@ class CompiledLoop:
         """Put a question to the threads' code, and pass the answer on."""
         code, thread, position, about, current, *row = question
         if code == c.ASK:
-            self.learner.ask(self.store, thread, tuple(row), position, current)
+            self.learner.ask(thread, tuple(row), position, current)
         elif code == c.MISSED_ORDER:
             self.learner.order(thread, position, row)
         elif code == c.MISSED_OPERATION:
@@ -191,8 +192,14 @@ class CompiledLoop:
         else:
             self.explorer._halted(current, self.explorer.order[current])
         self.learner.tell()
-        self.store.make_room_for(max(map(len, self.explorer.positions)), 0)
+        self.make_room()
         self.journal.extend(question)
+
+    def make_room(self) -> None:
+        """Have fields for all positions, and for as many shared states as there is room for."""
+        self.store.make_room_for(
+            [len(table) for table in self.explorer.positions], len(self.known.hashes)
+        )
 
     def repeat(self, journal: list[int]) -> None:
         """Put the same questions to the threads again."""
@@ -208,7 +215,6 @@ class CompiledLoop:
         current = int(ctl[c.CURRENT])
         broken = len(self.explorer.result.violations)
         self._put((c.HALTED, 0, 0, 0, current, *[0] * self.known.chunks))
-        self.store.children[current] = 0
         ctl[c.CURRENT] = current + 1
         if len(self.explorer.result.violations) > broken and self.explorer.first:
             ctl[c.LIMIT] = current + 1
@@ -230,14 +236,10 @@ class CompiledLoop:
 
     def _grow(self, code: int) -> bool:
         """Make room, if the budget of memory has any."""
-        if code == c.WIDEN:
-            self.store.make_room_for(0, int(self.store.ctl[c.MISSED_POSITION]))
-            return True
         memory = self.explorer.budget.memory
         used = self.bytes_used()
         what, grow, factor = {
             c.FULL_STATES: ("states", self.store.grow_states, 0.5),
-            c.FULL_PLACES: ("places", self.store.grow_places, 0.5),
             c.FULL_SHARED: ("shared", self.known.grow_shared, 1),
             c.FULL_ENTRIES: ("turns", self.known.grow_entries, 1),
             c.FULL_FACTS: ("facts", self.learner.grow_facts, 1),
@@ -250,6 +252,7 @@ class CompiledLoop:
             self.explorer.result.stopped = f"the budget of {memory:,} MiB is used up"
             return False
         grow()
+        self.make_room()
         return True
 
     def edges_on_cycles(self) -> list[tuple[int, int, int]]:
@@ -270,14 +273,8 @@ class CompiledLoop:
         marks = np.zeros(len(known.pool), np.uint8)
         cy.mark(known.keys, known.offsets, known.pool, edges[0], marks)
         found = cy.marked_edges(
-            ctl[c.COUNT],
-            len(threads),
-            s.order,
-            s.slots,
-            ctl[c.NUMBER_BITS],
-            s.rows,
-            s.row_slots,
-            ctl[c.PLACE_BITS],
+            ctl,
+            s.packed(),
             known.keys,
             known.offsets,
             known.pool,

@@ -1,146 +1,183 @@
-"""The arrays that :mod:`~tdpmmu.worlds.explore.fast.kernels` works on, and their growth.
+"""The states that a search has found, and their growth.
 
-For each state: 8 bytes for itself, 1 for the number of states first found from it (which is all
-that is needed to find its parent, since parents come in order), and a slot of 4 bytes, slots being
-at most 4/5 full.  Places are rows of 2 bytes for each thread, with slots likewise.  Where numbers
-are too large for that, they are given more room.
+Each takes a few bytes for itself, two bits to find the one that it was found from, and a slot of 4
+bytes in the set, slots being at most 7/8 full.  All of it grows in place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast import kernels as k
+from tdpmmu.worlds.explore.fast import states as st
 from tdpmmu.worlds.explore.fast.control import Words
+from tdpmmu.worlds.explore.fast.packing import Fields, Packed, least_bits, roomy_bits
+from tdpmmu.worlds.explore.fast.room import Room
 
-MANY = 1 << 22
+MANY = 1 << 17
+"""States from which on it matters how much memory each takes."""
 
-MOST_NUMBERS = 1 << 31
-"""States, or places, beyond which numbers have no room in a slot."""
+MOST = 1 << 31
+"""States beyond which numbers have no room in a slot."""
+
+BEHIND = 256
+"""Bytes behind the last state: words are read and written whole."""
 
 
 def slots_for(capacity: int) -> int:
-    """Slots for so many numbers."""
-    return capacity * 5 // 4 + 8
+    """Slots for so many states."""
+    return capacity * 8 // 7 + 8
 
 
 def more(capacity: int) -> int:
     """The next capacity."""
-    return capacity + capacity // (2 if capacity < MANY else 4)
+    return capacity * 2 if capacity < MANY else capacity + capacity // 4
 
 
 class Store:
-    """States in the order in which they were found, and places."""
+    """States in the order in which they were found."""
 
     def __init__(self, ctl: Words, states: int = 1 << 16) -> None:
         self.ctl = ctl
         self.threads = int(ctl[c.THREADS])
-        self.order: Words = np.empty(0, np.uint64)
-        self.children: Words = np.empty(0, np.uint8)
-        self.slots: Words = np.empty(0, np.uint32)
-        self.rows: Words = np.empty(0, np.uint16)
-        self.row_slots: Words = np.empty(0, np.uint32)
+        self.capacity = 0
+        self._positions = [1] * self.threads
+        self._shared = 1
+        self._order = Room(np.uint8, MOST * 16)
+        self._slots = Room(np.uint32, slots_for(MOST))
+        self._links = Room(np.uint64, 2 * MOST // 64)
+        self.fields = Fields(roomy_bits(self._positions, self._shared))
+        ctl[c.WIDTH] = self.fields.width
         self.grow_states(states)
-        self.grow_places(states // 4)
-        self.make_room_for(0, 0)
+
+    def packed(self) -> Packed:
+        """The arrays, for compiled code."""
+        return self.fields.packed(self._order.array, self.slots, self._links.array)
+
+    @property
+    def slots(self) -> Words:
+        """The set."""
+        return self._slots.array[: slots_for(self.capacity)]
+
+    @property
+    def order(self) -> Words:
+        """The bytes of all states."""
+        return self._order.array[: len(self) * self.fields.width]
 
     # --- growth -------------------------------------------------------------------------------
 
     def grow_states(self, capacity: int = 0) -> None:
         """Room for more states, or for ``capacity``."""
-        capacity = capacity or more(len(self.order))
-        if capacity >= MOST_NUMBERS:
-            raise OverflowError(f"more than {MOST_NUMBERS:,} states")
-        self.slots = np.empty(0, np.uint32)  # given back before the new ones are asked for
-        self.order.resize(capacity, refcheck=False)
-        self.children.resize(capacity, refcheck=False)
-        self.slots = np.zeros(slots_for(capacity), np.uint32)
-        self.ctl[c.NUMBER_BITS] = (capacity + 1).bit_length()
-        count = int(self.ctl[c.COUNT])
-        k.index_states(self.order, count, self.slots, self.ctl[c.NUMBER_BITS])
+        self.capacity = capacity or more(self.capacity)
+        if self.capacity >= MOST:
+            raise OverflowError(f"more than {MOST:,} states")
+        self._order.grow(self.capacity * self.fields.width + BEHIND)
+        self._links.grow(2 * self.capacity // 64 + 2)
+        self._slots.grow(slots_for(self.capacity))
+        self.ctl[c.NUMBER_BITS] = (self.capacity + 1).bit_length()
+        best = Fields(self._wanted())
+        if best.width < self.fields.width:
+            self._repack(best)
+        self._index()
 
-    def grow_places(self, capacity: int = 0) -> None:
-        """Room for more places, or for ``capacity``."""
-        capacity = capacity or more(len(self.rows) // self.threads)
-        self.row_slots = np.empty(0, np.uint32)
-        self.rows.resize(capacity * self.threads, refcheck=False)
-        self.row_slots = np.zeros(slots_for(capacity), np.uint32)
-        self.ctl[c.PLACE_BITS] = (capacity + 1).bit_length()
-        count = int(self.ctl[c.PLACES])
-        k.index_places(self.rows, count, self.threads, self.row_slots, self.ctl[c.PLACE_BITS])
+    def make_room_for(self, positions: Sequence[int], shared: int) -> None:
+        """Widen the fields that so many positions of each thread, or shared states, overflow."""
+        self._positions, self._shared = list(positions), shared
+        least = least_bits(positions, shared)
+        if any(wide < need for wide, need in zip(self.fields.bits, least, strict=True)):
+            self._repack(Fields(self._wanted()))
+            self._index()
 
-    def make_room_for(self, position: int, turns: int) -> None:
-        """Widen what a position, or the turns of one thread, would not fit into."""
-        if position > np.iinfo(self.rows.dtype).max:
-            self.rows = self.rows.astype(np.uint32)
-        if turns * self.threads > np.iinfo(self.children.dtype).max:
-            self.children = self.children.astype(np.uint16)
-        self.ctl[c.MOST_TURNS] = np.iinfo(self.children.dtype).max
+    def _wanted(self) -> list[int]:
+        bits = least_bits if self.capacity > MANY else roomy_bits
+        return bits(self._positions, self._shared)
+
+    def _repack(self, fields: Fields) -> None:
+        self._order.grow(self.capacity * fields.width + BEHIND)
+        old, self.fields = self.packed(), fields
+        st.repack(len(self), int(self.ctl[c.WIDTH]), old, fields.width, self.packed())
+        self.ctl[c.WIDTH] = fields.width
+
+    def _index(self) -> None:
+        """Fill the slots anew."""
+        self.slots[:] = 0
+        st.index_states(self.ctl, self.packed())
 
     # --- filling ------------------------------------------------------------------------------
 
-    def take_over(self, shared: Words, rows: Words, children: Words, current: int) -> None:
-        """Begin with states that were found already, the first ``current`` of them searched."""
-        count = len(shared)
-        places, inverse = np.unique(rows, axis=0, return_inverse=True)
-        while len(self.order) < 2 * count:
-            self.grow_states()
-        while len(self.rows) // self.threads < 2 * len(places):
-            self.grow_places()
-        self.rows[: places.size] = places.ravel()
-        self.order[:count] = shared.astype(np.uint64) << np.uint64(32)
-        self.order[:count] |= inverse.ravel().astype(np.uint64)
-        self.children[: len(children)] = children
-        self.ctl[c.COUNT], self.ctl[c.PLACES], self.ctl[c.CURRENT] = count, len(places), current
-        k.index_states(self.order, count, self.slots, self.ctl[c.NUMBER_BITS])
-        k.index_places(self.rows, len(places), self.threads, self.row_slots, self.ctl[c.PLACE_BITS])
+    def fill(self, shared: Words, rows: Words, parents: Words, searched: int) -> None:
+        """Begin with states that were found already, the first ``searched`` of them searched.
 
-    def restore(self, order: Words, children: Words, rows: Words) -> None:
-        """States and places as they were saved."""
-        self.make_room_for(int(rows.max(initial=0)), int(children.max(initial=0)))
-        self.order.resize(max(len(self.order), 2 * len(order)), refcheck=False)
-        self.order[: len(order)] = order
-        self.rows.resize(max(len(self.rows), 2 * len(rows)), refcheck=False)
-        self.rows[: len(rows)] = rows
-        self.grow_states(len(self.order))
-        self.grow_places(len(self.rows) // self.threads)
-        self.children[:] = 0
-        self.children[: len(children)] = children
+        ``rows`` has a row of positions for each, ``parents`` the state it was found from.
+        """
+        count = len(shared)
+        self._grow_to(count)
+        packed = self.packed()
+        st.put_states(packed, self.fields.width, 0, shared, rows)
+        st.put_links(packed.links, 1, parents[1:])
+        self.ctl[c.COUNT], self.ctl[c.CURRENT] = count, searched
+        self._index()
+
+    def restore(self, bits: Sequence[int], order: Words, links: Words) -> None:
+        """States as they were saved; their number is in the control block already."""
+        self.fields = Fields(bits)
+        self.ctl[c.WIDTH] = self.fields.width
+        count, self.ctl[c.COUNT] = int(self.ctl[c.COUNT]), 0
+        self._grow_to(count)
+        self._order.array[: len(order)] = order
+        self._links.array[: len(links)] = links
+        self.ctl[c.COUNT] = count
+        self._index()
+
+    def _grow_to(self, count: int) -> None:
+        """Room for so many, while there are none."""
+        while self.capacity < 2 * count:
+            self.grow_states()
 
     # --- looking ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return int(self.ctl[c.COUNT])
 
+    def links(self) -> Words:
+        """The bits by which states are linked to those that they were found from."""
+        used = len(self) + int(self.ctl[c.CURRENT])
+        return self._links.array[: (used + 63) // 64]
+
     def state(self, number: int) -> tuple[int, list[int]]:
         """The shared state and the positions of a state."""
-        key = int(self.order[number])
-        base = (key & 0xFFFFFFFF) * self.threads
-        return key >> 32, self.rows[base : base + self.threads].tolist()
+        fields = self.fields
+        words = np.zeros(len(fields.shape), np.uint64)
+        st.unpack_state(self.packed(), fields.width, number, words)
+        *positions, shared = (
+            int(words[fields.word[i]]) >> int(fields.shift[i]) & int(fields.mask[i])
+            for i in range(self.threads + 1)
+        )
+        return shared, positions
 
     def number(self, shared: int, positions: list[int]) -> int:
         """The number of a state, or -1."""
-        row = np.array(positions, np.uint32)
-        place, _, _ = k.find_places(
-            self.rows, self.row_slots, self.ctl[c.PLACE_BITS], row, 0, self.threads, -1, 0
-        )
-        if place < 0:
-            return -1
-        key = np.uint64(shared << 32 | int(place))
-        return int(k.find_state(self.order, self.slots, self.ctl[c.NUMBER_BITS], key)[0])
+        fields = self.fields
+        words = [0] * len(fields.shape)
+        for i, value in enumerate((*positions, shared)):
+            if value > int(fields.mask[i]):
+                return -1
+            words[fields.word[i]] |= value << int(fields.shift[i])
+        packed = np.array(words, np.uint64)
+        bits = int(self.ctl[c.NUMBER_BITS])
+        return int(st.find_state(self.packed(), fields.width, bits, packed, 0))
 
     def parent(self, number: int) -> int:
         """The state from which a state was found first."""
-        if number == 0:
-            return 0
-        searched = min(int(self.ctl[c.CURRENT]) + 1, len(self))
-        return int(k.parent_of(self.children, searched, number))
+        return int(st.parent_of(self._links.array, number)) if number else 0
 
     def bytes_used(self) -> dict[str, int]:
         """What the arrays take, by what they are for."""
-        states = self.order.nbytes + self.children.nbytes + self.slots.nbytes
+        width, count = self.fields.width, len(self)
         return {
-            "states": states,
-            "places": self.rows.nbytes + self.row_slots.nbytes,
+            "states": self._order.bytes_of(count * width + BEHIND)
+            + self._links.bytes_of(2 * count // 64 + 1)
+            + self._slots.bytes_of(slots_for(self.capacity))
         }

@@ -10,28 +10,27 @@ from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 from tdpmmu.worlds.explore.parallel import kernels as k
 from tdpmmu.worlds.explore.parallel.naming import Constants
 from tdpmmu.worlds.explore.parallel.speech import Listener
-from tdpmmu.worlds.explore.parallel.worker import Part, intern_places, intern_shared
+from tdpmmu.worlds.explore.parallel.worker import Part, intern_shared
 
 
 def gather(explorer: Explorer, parts: list[Part], states: int, constants: Constants) -> None:
     """Put what the workers have into ``explorer``, as the compiled loop would have left it."""
     loop = CompiledLoop(explorer)
     store, known = loop.store, loop.known
-    order = np.zeros(states, np.uint64)
+    order = np.zeros(states, np.int64)
+    rows = np.zeros((states, store.threads), np.int64)
     parents = np.zeros(states, np.int64)
     pools = []
     entries = 0
     for part in parts:
         listener = Listener(explorer.positions, explorer.chunks, constants)
         listener.hear(part.news)
-        store.make_room_for(max(map(len, explorer.positions)), 0)
-        places = intern_places(store, listener.places(part.rows.reshape(-1, store.threads)))
-        rows = listener.shared(part.values.reshape(-1, known.chunks))
-        shared = intern_shared(known, rows)
+        places = listener.places(part.rows.reshape(-1, store.threads))
+        shared = intern_shared(known, listener.shared(part.values.reshape(-1, known.chunks)))
         inside = part.ranks < states
         mine, ranks = part.order[inside], part.ranks[inside]
-        order[ranks] = shared[mine >> np.uint64(32)].astype(np.uint64) << np.uint64(32)
-        order[ranks] |= places[mine & np.uint64(0xFFFFFFFF)].astype(np.uint64)
+        order[ranks] = shared[mine >> np.uint64(32)]
+        rows[ranks] = places[mine & np.uint64(0xFFFFFFFF)]
         parents[ranks] = part.parents[inside]
         tables = listener.positions()
         numbers = np.zeros((len(tables), max(map(len, tables))), np.int64)
@@ -40,14 +39,12 @@ def gather(explorer: Explorer, parts: list[Part], states: int, constants: Consta
         moved = np.empty_like(part.pool)
         entries += int(k.move_pool(part.pool, shared, numbers, moved))
         pools.append(moved)
-    children = np.bincount(parents[1:], minlength=states)
+    loop.make_room()
+    store.fill(order, rows, parents, states)
     ctl = store.ctl
-    ctl[c.COUNT] = ctl[c.CURRENT] = states
     ctl[c.ENTRIES] = entries
     pool = np.concatenate(pools)
     ctl[c.USED] = len(pool)
-    count = int(ctl[c.PLACES])
-    store.restore(order, children, store.rows[: count * store.threads].copy())
     count = int(ctl[c.SHARED])
     known.restore(known.values[: count * known.chunks].copy(), known.hashes[:count].copy(), pool)
     explorer.compiled = loop

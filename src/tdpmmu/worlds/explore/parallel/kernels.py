@@ -36,7 +36,7 @@ from tdpmmu.worlds.explore.fast.control import (
     URGENT,
 )
 from tdpmmu.worlds.explore.fast.facts import entry_key, find_entry, intern_row
-from tdpmmu.worlds.explore.fast.kernels import find_places, find_state
+from tdpmmu.worlds.explore.parallel.sets import find_places, find_state
 
 TURN_BITS = 17
 """Room for a turn's place among a state's turns: 64 threads with 1,023 each."""

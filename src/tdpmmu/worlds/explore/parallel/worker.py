@@ -15,11 +15,11 @@ from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known
 from tdpmmu.worlds.explore.fast.learner import Learner
-from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.parallel import kernels as k
 from tdpmmu.worlds.explore.parallel.naming import Constants
 from tdpmmu.worlds.explore.parallel.peers import Peers
 from tdpmmu.worlds.explore.parallel.speech import Listener, News, Speaker
+from tdpmmu.worlds.explore.parallel.store import Store
 from tdpmmu.worlds.explore.turn import Turn
 
 if TYPE_CHECKING:
@@ -275,9 +275,7 @@ class Worker:
                 self._grow(code)
 
     def _grow(self, code: int) -> None:
-        if code == c.WIDEN:
-            self.store.make_room_for(0, int(self.store.ctl[c.MISSED_POSITION]))
-        elif code == k.ENOUGH:
+        if code == k.ENOUGH:
             wider = np.zeros((3, 2 * self.candidates.shape[1]), np.int64)
             wider[:, : self.candidates.shape[1]] = self.candidates
             self.candidates = wider
@@ -305,7 +303,7 @@ class Worker:
         start = int(ctl[c.MISSED_START])
         shared = self.known.shared(int(ctl[c.MISSED_SHARED]))
         if code == c.ASK:
-            self.learner.ask(self.store, thread, shared, start)
+            self.learner.ask(thread, shared, start)
         elif code == c.MISSED_ORDER:
             learner.order(thread, start, list(shared))
         else:
@@ -319,7 +317,7 @@ class Worker:
 
     def _tell(self) -> None:
         self.learner.tell()
-        self.store.make_room_for(max(map(len, self.explorer.positions)), 0)
+        self.store.make_room_for(max(map(len, self.explorer.positions)))
 
     def _report(self, prop: str, kind: str, sentence: str, current: int, turn: Turn | None) -> None:
         """What a turn breaks: of each property the first, which is one loop's if others agree."""

@@ -1,0 +1,267 @@
+"""Compiled: the set of states, and the order in which they were found.
+
+A slot of the set has a state's number in its low bits, and as many bits of its hash above as there
+is room for, so that a look at the state itself is seldom in vain.  Slots are at most 7/8 full, and
+are looked at one after the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import uint64
+
+from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
+from tdpmmu.worlds.explore.fast.control import (
+    COUNT,
+    LOW,
+    NUMBER_BITS,
+    WIDTH,
+    load_word,
+    mix,
+    prefetch,
+    slot_of,
+    store_word,
+)
+
+_TIMES = np.uint64(0xD6E8FEB86659FD93)
+_S3, _S6 = np.uint64(3), np.uint64(6)
+_ONE, _SEVEN, _BYTE, _SIXTY_THREE = np.uint64(1), np.uint64(7), np.uint64(255), np.uint64(63)
+
+AT_ONCE = 32
+"""States for whose slots memory is asked before they are added."""
+
+
+# --- states as words ----------------------------------------------------------------------------
+
+
+@inlined
+def load_state(packed, width, number, words, at):
+    """A state's words."""
+    for i in range(len(packed.shape)):
+        words[at + i] = load_word(packed.order, number * width + 8 * i) & packed.kept[i]
+
+
+@inlined
+def store_state(packed, width, number, words, at):
+    """Add a state behind the last one: what comes after it is written over."""
+    for i in range(len(packed.shape)):
+        if packed.kept[i]:
+            store_word(packed.order, number * width + 8 * i, words[at + i])
+
+
+@inlined
+def is_state(packed, width, number, words, at):
+    """Whether these are a state's words."""
+    same = True
+    for i in range(len(packed.shape)):
+        there = load_word(packed.order, number * width + 8 * i) & packed.kept[i]
+        same = same and there == words[at + i]
+    return same
+
+
+@inlined
+def field_of(packed, words, at, field):
+    """One number out of a state."""
+    word = words[at + packed.word[field]]
+    return np.int64((word >> packed.shift[field]) & packed.mask[field])
+
+
+@inlined
+def put_field(packed, words, at, field, value):
+    """Put a number where none is."""
+    words[at + packed.word[field]] |= uint64(value) << packed.shift[field]
+
+
+@inlined
+def clear_field(packed, words, at, field):
+    """Take a number out."""
+    words[at + packed.word[field]] &= ~(packed.mask[field] << packed.shift[field])
+
+
+@inlined
+def hash_state(packed, words, at):
+    """The hash of a state's words."""
+    hashed = uint64(0)
+    for i in range(len(packed.shape)):
+        hashed = (hashed ^ words[at + i]) * _TIMES
+    return mix(hashed)
+
+
+# --- the set --------------------------------------------------------------------------------------
+
+
+@inlined
+def tag_of(hashed, mask):
+    """What a slot has above the number."""
+    return np.int64(hashed & LOW) & ~mask
+
+
+@compiled
+def find_state(packed, width, bits, words, at):
+    """The number of a state, or -1."""
+    slots = packed.slots
+    capacity = slots.shape[0]
+    hashed = hash_state(packed, words, at)
+    mask = (np.int64(1) << bits) - 1
+    tag = tag_of(hashed, mask)
+    slot = slot_of(hashed, capacity)
+    while True:
+        there = np.int64(slots[slot])
+        if there == 0:
+            return np.int64(-1)
+        number = (there & mask) - 1
+        if there & ~mask == tag and is_state(packed, width, number, words, at):
+            return number
+        slot += 1
+        if slot == capacity:
+            slot = 0
+
+
+@inlined
+def put_number(slots, bits, hashed, number):
+    """Add a state that is not there yet."""
+    capacity = slots.shape[0]
+    slot = slot_of(hashed, capacity)
+    while slots[slot] != 0:
+        slot += 1
+        if slot == capacity:
+            slot = 0
+    slots[slot] = tag_of(hashed, (np.int64(1) << bits) - 1) | (number + 1)
+
+
+@compiled
+def add_hashed(ctl, packed, count, words, source, hashes, places):
+    """Add ``count`` states, found from those in ``source``, if they are new.
+
+    In two rounds, so that what the second reads the first has asked for.
+    """
+    slots, links = packed.slots, packed.links
+    each = len(packed.shape)
+    width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
+    capacity = slots.shape[0]
+    mask = (np.int64(1) << bits) - 1
+    for i in range(count):
+        tag = tag_of(hashes[i], mask)
+        slot = slot_of(hashes[i], capacity)
+        while True:
+            there = np.int64(slots[slot])
+            if there == 0:
+                break
+            if there & ~mask == tag:
+                prefetch(packed.order, ((there & mask) - 1) * width)
+                break
+            slot += 1
+            if slot == capacity:
+                slot = 0
+        places[i] = slot
+    found = ctl[COUNT]
+    for i in range(count):
+        tag = tag_of(hashes[i], mask)
+        slot = places[i]
+        while True:
+            there = np.int64(slots[slot])
+            if there == 0:
+                slots[slot] = tag | (found + 1)
+                store_state(packed, width, found, words, i * each)
+                link = uint64(found - 1 + source[i])
+                links[link >> _S6] |= _ONE << (link & _SIXTY_THREE)
+                found += 1
+                break
+            if there & ~mask == tag and is_state(
+                packed, width, (there & mask) - 1, words, i * each
+            ):
+                break
+            slot += 1
+            if slot == capacity:
+                slot = 0
+    ctl[COUNT] = found
+
+
+@compiled
+def index_states(ctl, packed):
+    """Fill empty slots."""
+    each = len(packed.shape)
+    words = np.empty(AT_ONCE * each, np.uint64)
+    hashes = np.empty(AT_ONCE, np.uint64)
+    width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
+    for first in range(0, ctl[COUNT], AT_ONCE):
+        some = min(AT_ONCE, ctl[COUNT] - first)
+        for i in range(some):
+            load_state(packed, width, first + i, words, i * each)
+            hashes[i] = hash_state(packed, words, i * each)
+            prefetch(packed.slots, slot_of(hashes[i], packed.slots.shape[0]))
+        for i in range(some):
+            put_number(packed.slots, bits, hashes[i], first + i)
+
+
+@compiled
+def repack(count, width, packed, new_width, new):
+    """Pack all states with other fields, in place."""
+    fields = packed.word.shape[0]
+    words = np.empty(len(packed.shape), np.uint64)
+    new_words = np.empty(len(new.shape), np.uint64)
+    for i in range(count):
+        number = i if new_width <= width else count - 1 - i
+        load_state(packed, width, number, words, 0)
+        new_words[:] = 0
+        for field in range(fields):
+            put_field(new, new_words, 0, field, field_of(packed, words, 0, field))
+        for byte in range(new_width):
+            shift = (uint64(byte) & _SEVEN) << _S3
+            packed.order[number * new_width + byte] = (new_words[byte >> 3] >> shift) & _BYTE
+
+
+@compiled
+def put_states(packed, width, first, shared, rows):
+    """Pack states from their numbers, behind the last one."""
+    threads = rows.shape[1]
+    words = np.empty(len(packed.shape), np.uint64)
+    for i in range(shared.shape[0]):
+        words[:] = 0
+        for thread in range(threads):
+            put_field(packed, words, 0, thread, rows[i, thread])
+        put_field(packed, words, 0, threads, shared[i])
+        store_state(packed, width, first + i, words, 0)
+
+
+# --- where they were found from -------------------------------------------------------------------
+
+
+@compiled
+def put_links(links, first, parents):
+    """Link states to those that they were found from: ``parents`` of state ``first`` and on."""
+    for i in range(parents.shape[0]):
+        link = uint64(first + i - 1 + parents[i])
+        links[link >> _S6] |= _ONE << (link & _SIXTY_THREE)
+
+
+@inlined
+def _ones(word):
+    """How many bits are set."""
+    word -= (word >> _ONE) & np.uint64(0x5555555555555555)
+    word = (word & np.uint64(0x3333333333333333)) + (
+        (word >> np.uint64(2)) & np.uint64(0x3333333333333333)
+    )
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@compiled
+def parent_of(links, number):
+    """The state that a state, which is not the first, was found from."""
+    left = number
+    at = 0
+    while _ones(links[at]) < left:
+        left -= _ones(links[at])
+        at += 1
+    word = links[at]
+    for _ in range(left - 1):
+        word &= word - _ONE
+    below = _ones((word & (~word + _ONE)) - _ONE)
+    return 64 * at + below - (number - 1)
+
+
+@compiled
+def unpack_state(packed, width, number, words):
+    """A state's words, for Python."""
+    load_state(packed, width, number, words, 0)
