@@ -84,6 +84,8 @@ class Store:
 
     def make_room_for(self, positions: Sequence[int], shared: int) -> None:
         """Widen the fields that so many positions of each thread, or shared states, overflow."""
+        if shared == self._shared and positions == self._positions:
+            return
         self._positions, self._shared = list(positions), shared
         least = least_bits(positions, shared)
         if any(wide < need for wide, need in zip(self.fields.bits, least, strict=True)):
