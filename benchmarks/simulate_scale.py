@@ -1,6 +1,6 @@
-"""One hour of a 1 TiB guest with 64 vCPUs, recovery on: what the simulator takes for it.
+"""One hour of a large guest, recovery on: what the simulator takes for it.
 
-    python benchmarks/simulate_scale.py [SECONDS [KERNEL]]
+    python benchmarks/simulate_scale.py [SECONDS [KERNEL [TIB [VCPUS]]]]
 
 Half a percent of the guest's 2 MiB regions is executed.  Each vCPU touches a page every 5 ms on
 average, three of ten in executed regions, the others anywhere.
@@ -48,11 +48,13 @@ class Spread:
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3600.0
     kernel = sys.argv[2] if len(sys.argv) > 2 else "6.12"
-    guest = Guest(1 << 40, 64)
+    tebibytes = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    guest = Guest(tebibytes << 40, int(sys.argv[4]) if len(sys.argv) > 4 else 64)
     run = Simulation(kernel, guest, Knobs(), load_costs(), Spread(guest.pages), 1)
     result = run.run(int(seconds * 1e9))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{seconds:.0f} s of {kernel}: {time.process_time():.1f} s of CPU time,")
+    print(f"{seconds:.0f} s of {kernel}, {tebibytes} TiB, {guest.vcpus} vCPUs:")
+    print(f"{time.process_time():.1f} s of CPU time,")
     print(f"{result.wall_s:.1f} s, {memory:.0f} MiB; touches {result.counts['GuestAccess']},")
     print(
         f"faults {result.counts['FaultFixed']}, recovered {result.counts.get('NxPageRecovered', 0)}"

@@ -16,11 +16,14 @@ from tdpmmu.simulation.guest import (
     MODES,
     READ,
     WRITE,
+    Collapse,
     DirtyLog,
     GetDirtyLog,
     Guest,
     HostEvent,
     Knobs,
+    SplitHuge,
+    SwapOut,
     Touches,
     Unmap,
 )
@@ -40,10 +43,10 @@ class Some:
         self,
         seed: int,
         parts: list[tuple[int, int]],
-        unmaps: list[tuple[int, int, int]],
+        host: list[tuple[int, HostEvent]],
         logged: bool = False,
     ) -> None:
-        self.seed, self.parts, self.unmaps, self.logged = seed, parts, unmaps, logged
+        self.seed, self.parts, self.host, self.logged = seed, parts, host, logged
 
     def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
         rng = np.random.default_rng([self.seed, vcpu])
@@ -58,9 +61,7 @@ class Some:
             )
 
     def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
-        events: list[tuple[int, HostEvent]] = [
-            (at, Unmap(gfn, pages)) for at, gfn, pages in self.unmaps
-        ]
+        events = list(self.host)
         if self.logged:
             events += [(400_000, DirtyLog(True)), (1_900_000, DirtyLog(False))]
             events += [(at, GetDirtyLog()) for at in (700_000, 1_200_000)]
@@ -81,11 +82,16 @@ PARTS = st.lists(
     min_size=1,
     max_size=4,
 )
-UNMAPS = st.lists(
+RANGES = st.tuples(
+    st.integers(0, REGIONS - 1).map(lambda region: region * 512), st.sampled_from([1, 512, 1024])
+)
+HOST = st.lists(
     st.tuples(
         st.integers(0, 2_000_000),
-        st.integers(0, REGIONS - 1).map(lambda region: region * 512),
-        st.sampled_from([1, 512, 1024]),
+        st.sampled_from([Unmap, SplitHuge, SplitHuge, SwapOut]).flatmap(
+            lambda kind: RANGES.map(lambda where: kind(*where))
+        )
+        | st.just(Collapse(1024)),
     ),
     max_size=4,
 )
@@ -102,7 +108,7 @@ UNMAPS = st.lists(
     preemption=st.booleans(),
     seed=st.integers(0, 1000),
     parts=PARTS,
-    unmaps=UNMAPS,
+    host=HOST,
     log=st.sampled_from(["", "", "bitmap", "manual", "initially-set", "pml"]),
     eager_split=st.booleans(),
     tlb_entries=st.sampled_from([0, 20, COSTS.tlb_entries]),
@@ -119,7 +125,7 @@ def test_bulk_is_step_by_step(
     preemption: bool,
     seed: int,
     parts: list[tuple[int, int]],
-    unmaps: list[tuple[int, int, int]],
+    host: list[tuple[int, HostEvent]],
     log: str,
     eager_split: bool,
     tlb_entries: int,
@@ -139,7 +145,7 @@ def test_bulk_is_step_by_step(
         noise=noise,
     )
     costs = replace(COSTS, tlb_entries=tlb_entries, sched_slice=100_000, noise_per_s=3000)
-    steps, bulk = both(kernel, guest, knobs, Some(seed, parts, unmaps, bool(log)), costs)
+    steps, bulk = both(kernel, guest, knobs, Some(seed, parts, host, bool(log)), costs)
     assert steps.same_as(bulk) == []
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tdpmmu.simulation.guest import DirtyLog, GetDirtyLog, HostEvent, Knobs, Unmap
+from tdpmmu.simulation.guest import (
+    Collapse,
+    DirtyLog,
+    GetDirtyLog,
+    HostEvent,
+    Knobs,
+    SplitHuge,
+    SwapOut,
+    Unmap,
+)
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ops import FOREVER, Now, SleepUntil, Spend
 
@@ -30,6 +39,12 @@ async def host(mmu: Any, events: Iterator[tuple[int, HostEvent]], costs: Costs) 
         match event:
             case Unmap(gfn, pages):
                 await mmu.host_takes_range(gfn, pages)
+            case SplitHuge(gfn, pages):
+                await mmu.host_splits(gfn, pages)
+            case SwapOut(gfn, pages):
+                await mmu.host_swaps_out(gfn, pages)
+            case Collapse(pages):
+                await mmu.host_collapses(pages)
             case DirtyLog(on):
                 await Spend(costs.ioctl)
                 await mmu.set_dirty_logging(0, 0, on, 0)

@@ -19,7 +19,7 @@ from tdpmmu.simulation.toml_file import (
     whole,
 )
 from tdpmmu.simulation.units import parse_bytes, parse_ns
-from tdpmmu.simulation.workloads.host import KINDS, UNMAPS, HostWork
+from tdpmmu.simulation.workloads.host import KINDS, LEAST, HostWork
 from tdpmmu.simulation.workloads.patterns import PATTERNS, REGION
 from tdpmmu.simulation.workloads.phases import Phase, PhasedWorkload
 from tdpmmu.simulation.workloads.published import (
@@ -134,7 +134,7 @@ def _knobs(table: Table) -> Knobs:
 
 def _host(table: Table, guest: Guest) -> HostWork:
     kind = table.take("event", one_of(*KINDS))
-    pages = UNMAPS.get(kind, REGION)
+    pages = LEAST.get(kind, REGION)
     work = HostWork(
         kind,
         at_ns=table.take("at", _time, 0),

@@ -109,9 +109,32 @@ class Touches:
 
 @dataclass(frozen=True, slots=True)
 class Unmap:
-    """The host takes pages away (swap, migration between nodes, THP split): a notifier's range."""
+    """The host takes pages away (migration between nodes, say): a notifier's range."""
 
     gfn: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitHuge:
+    """The host splits the huge pages of a range: from then on it maps them by 4K pages."""
+
+    gfn: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwapOut:
+    """The host swaps pages out, 4K pages of transparent huge pages that it splits first."""
+
+    gfn: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collapse:
+    """khugepaged makes the next 4K pages, so many of them, huge again."""
+
     pages: int
 
 
@@ -127,7 +150,7 @@ class GetDirtyLog:
     """``KVM_GET_DIRTY_LOG``, and in the manual modes ``KVM_CLEAR_DIRTY_LOG`` of all it said."""
 
 
-HostEvent = Unmap | DirtyLog | GetDirtyLog
+HostEvent = Unmap | SplitHuge | SwapOut | Collapse | DirtyLog | GetDirtyLog
 
 
 class Workload(Protocol):

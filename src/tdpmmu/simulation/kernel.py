@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tdpmmu.arch.requests import NeedsIpi, SendIpi
 from tdpmmu.events.records import DirtyLogReturned
-from tdpmmu.machine.op import Emit, Read
+from tdpmmu.machine.op import Emit, Op, Read, Step
 from tdpmmu.mmu.dirty_log import TakeDirtyBits
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.simulation.dirty import CopyDirtyLog, FindDirty
 from tdpmmu.simulation.guest import MODES, Knobs
-from tdpmmu.simulation.regions import SMALL_HOST, Regions
+from tdpmmu.simulation.hostpages import HostPages
+from tdpmmu.simulation.regions import REGION
+from tdpmmu.worlds.simulate.ops import Spend
 
 if TYPE_CHECKING:
     from tdpmmu.mmu.lifetime import Lifetime as Base
@@ -19,17 +23,28 @@ else:
     Base = object
 
 
+@dataclass(frozen=True, slots=True)
+class HostChange(Op):
+    """The host changes its page tables, which are no cells: nobody looks at them without asking."""
+
+    change: Callable[..., None]
+    arguments: tuple[int, ...]
+
+    def apply(self, step: Step, alternative: int) -> None:
+        self.change(*self.arguments)
+
+
 class Simulated(Base):
     """Mixed into a kernel's class, as a patch is."""
 
     knobs: Knobs
-    regions: Regions
+    host_pages: HostPages
+    collapse_ns: int
+    """What it takes khugepaged to copy 2 MiB."""
 
     def host_pfn_mapping_level(self, slot: Memslot, gfn: int) -> int:
         """``host_pfn_mapping_level``."""
-        if self.regions.has(SMALL_HOST, gfn):
-            return 1
-        return self.kvm.config.huge_level
+        return self.host_pages.level(gfn)
 
     def splits_eagerly(self) -> bool:
         return self.knobs.eager_split and super().splits_eagerly()
@@ -95,6 +110,34 @@ class Simulated(Base):
         for first in range(gfn // block * block, last, block):
             await self.host_unmaps(first)
         await self.invalidate_range_end(gfn, gfn + pages)
+
+    async def host_splits(self, gfn: int, pages: int) -> None:
+        """The host splits all huge pages of that range, one after the other."""
+        for first in self.host_pages.huge(gfn, pages):
+            await self.invalidate_range_start(first, first + REGION)
+            await HostChange(self.host_pages.split, (first,))
+            await self.invalidate_range_end(first, first + REGION)
+
+    async def host_swaps_out(self, gfn: int, pages: int) -> None:
+        """``shrink_folio_list``: a huge page is split, then its pages go."""
+        if not self.host_pages.transparent:
+            await self.host_takes_range(gfn, pages)
+            return
+        await self.host_splits(gfn, pages)
+        await self.invalidate_range_start(gfn, gfn + pages)
+        await HostChange(self.host_pages.swap_out, (gfn, pages))
+        await self.invalidate_range_end(gfn, gfn + pages)
+
+    async def host_collapses(self, pages: int) -> None:
+        """``khugepaged``: the next small pages, as many huge pages as that is, are huge again."""
+        for _ in range(-(-pages // REGION)):
+            first = self.host_pages.next_small()
+            if first < 0:
+                return
+            await Spend(self.collapse_ns)
+            await self.invalidate_range_start(first, first + REGION)
+            await HostChange(self.host_pages.collapse, (first,))
+            await self.invalidate_range_end(first, first + REGION)
 
 
 def simulated(kernel: type[Any], *layers: type[Any]) -> type[Any]:

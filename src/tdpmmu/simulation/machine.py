@@ -19,7 +19,8 @@ from tdpmmu.simulation.calls import host, recovery_worker
 from tdpmmu.simulation.dirty import DirtyBits
 from tdpmmu.simulation.guest import LEVELS, Guest, Knobs, Workload
 from tdpmmu.simulation.herd.herd import Herd
-from tdpmmu.simulation.kernel import simulated
+from tdpmmu.simulation.hostpages import HostPages
+from tdpmmu.simulation.kernel import HostChange, simulated
 from tdpmmu.simulation.populate import at_once, map_all
 from tdpmmu.simulation.regions import Regions
 from tdpmmu.simulation.result import Result
@@ -84,7 +85,10 @@ class Simulation:
         self.mmu = simulated(cls, *bulk_layers(bulk))(kvm)
         self._free_events = frozenset(() if cls.pfn_dirty_at_zap else (PfnMarkedDirty,))
         self.mmu.knobs = knobs
-        self.regions = self.mmu.regions = Regions(guest.pages)
+        self.regions = Regions(guest.pages)
+        self.host_pages = HostPages(self.regions, kvm.blocks, kvm.memory.block, level)
+        self.mmu.host_pages = self.host_pages
+        self.mmu.collapse_ns = costs.host_fault(2)
         self.what = WhatFault(self.format, self.regions)
         self._begin(level)
 
@@ -201,9 +205,8 @@ class Simulation:
         def get_user_page(thread: SimThread, op: Op) -> bool:
             assert isinstance(op, GetUserPage)
             price = self.costs.get_user_page
-            if blocks.absent(op.gfn):
-                blocks.set_absent(op.gfn, False)
-                price += self.costs.host_fault(self.kvm.config.huge_level)
+            if made := self.host_pages.fault_in(op.gfn):
+                price += self.costs.host_fault(made)
             clock.complete(thread, op.apply(thread.step, 0), price)
             return True
 
@@ -214,7 +217,13 @@ class Simulation:
             clock.complete(thread, None, 0)
             return True
 
+        def host_change(thread: SimThread, op: Op) -> bool:
+            op.apply(thread.step, 0)
+            clock.complete(thread, None, 0)
+            return True
+
         clock.handlers[GetUserPage] = get_user_page
+        clock.handlers[HostChange] = host_change
         clock.handlers[TakeBack] = take_back
         clock.handlers[Allocate] = allocate
         clock.handlers[FreeUnused] = free_unused

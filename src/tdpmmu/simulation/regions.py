@@ -12,9 +12,9 @@ from tdpmmu.machine.state import Cell, Layout
 REGION = 512
 """4 KiB pages of a 2 MiB region."""
 
-LOST, SMALL_HOST = 1, 2
+LOST, SMALL_HOST, SWAPPED = 1, 2, 4
 """Bits of a region: it has lost some of what it mapped; the host maps it by 4K pages although it
-could do better."""
+could do better; some of these are swapped out."""
 
 ABSENT_SHIFT = 0
 """A block's number is twice its generation, plus one if the host has not allocated it."""

@@ -11,7 +11,7 @@ import numpy as np
 from tdpmmu.arch.spte import BASE_ADDR_MASK, PAGE_SHIFT
 from tdpmmu.arch.table import TABLE_PFN
 from tdpmmu.kernel.mm import FIRST_PFN
-from tdpmmu.simulation.regions import ABSENT_SHIFT, LOST, SMALL_HOST
+from tdpmmu.simulation.regions import ABSENT_SHIFT, LOST, SMALL_HOST, SWAPPED
 from tdpmmu.worlds.explore.fast.compiling import compiled
 from tdpmmu.worlds.simulate.ops import FOREVER
 
@@ -248,7 +248,8 @@ def run(
                 break
             block = gfn // control[BLOCK]
             frame = frames[frame_rows[block // frames.shape[1]], block % frames.shape[1]]
-            if frame & 1 << ABSENT_SHIFT or control[LINE_FREE] > when:
+            absent = regions[gfn >> 9] & SWAPPED or frame & 1 << ABSENT_SHIFT
+            if absent or control[LINE_FREE] > when:
                 stop = LOOK
                 break
             known = pattern(control, disallowed, regions, v, gfn, access, level, row)

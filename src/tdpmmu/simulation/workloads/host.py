@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from tdpmmu.simulation.guest import DirtyLog, GetDirtyLog, Guest, HostEvent, Unmap
+from tdpmmu.simulation.guest import (
+    Collapse,
+    DirtyLog,
+    GetDirtyLog,
+    Guest,
+    HostEvent,
+    SplitHuge,
+    SwapOut,
+    Unmap,
+)
 from tdpmmu.simulation.workloads.patterns import REGION
 
-UNMAPS = {"thp-collapse": REGION, "thp-split": REGION, "swap-out": 1, "numa-balancing": REGION}
-"""Host work that unmaps pages, and how many pages at a time at least."""
+AT_RANDOM: dict[str, tuple[int, Callable[[int, int], HostEvent]]] = {
+    "thp-split": (REGION, SplitHuge),
+    "swap-out": (1, SwapOut),
+    "numa-balancing": (REGION, Unmap),
+}
+"""Host work at a random place: how many pages at a time at least, and what it is."""
 
-KINDS = (*UNMAPS, "migration")
+LEAST = {**{kind: pages for kind, (pages, _) in AT_RANDOM.items()}, "thp-collapse": REGION}
+"""How many pages of host work at a time at least."""
+
+KINDS = (*LEAST, "migration")
 
 
 @dataclass(frozen=True, slots=True)
 class HostWork:
     """One thing that the host does from ``at_ns`` on, every ``every_ns``, ``times`` times.
 
-    Those of :data:`UNMAPS` unmap ``pages`` pages at a random, aligned place: what happens to them
-    then is the host's own affair, and a guest that comes back faults.  ``migration`` switches dirty
+    Those of :data:`AT_RANDOM` concern ``pages`` pages at a random, aligned place.  What the host
+    has split or swapped out a guest finds as 4K pages when it comes back, until ``thp-collapse``
+    (khugepaged) has come there: it goes through such memory in order.  ``numa-balancing`` gives
+    other frames of the same size.  ``migration`` switches dirty
     logging on, fetches the log every ``every_ns`` (a round), ``times`` times, and switches it off.
     """
 
@@ -37,10 +55,15 @@ class HostWork:
         if self.kind == "migration":
             yield from self._migration()
             return
+        if self.kind == "thp-collapse":
+            for turn in range(self.times):
+                yield self.at_ns + turn * self.every_ns, Collapse(self.pages)
+            return
+        _, event = AT_RANDOM[self.kind]
         places = max(1, guest.pages // self.pages)
         for turn in range(self.times):
             gfn = int(rng.integers(0, places)) * self.pages
-            yield self.at_ns + turn * self.every_ns, Unmap(gfn, self.pages)
+            yield self.at_ns + turn * self.every_ns, event(gfn, self.pages)
 
     def _migration(self) -> Iterator[tuple[int, HostEvent]]:
         yield self.at_ns, DirtyLog(True)
