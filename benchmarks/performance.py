@@ -69,7 +69,7 @@ def measure(size: str, loop: str) -> dict[str, Any]:
     budget = Budget(states=XL_STATES if size == "XL" else 0)
     verdict = ask(question, loop=loop, budget=budget)
     found = verdict.exploration
-    used = sum(found.memory.get(what, 0) for what in ("states", "places"))
+    used = found.memory.get("states", 0)
     return {
         "verdict": verdict.status,
         "states": found.states,
@@ -121,9 +121,8 @@ How many times faster the compiled loop is (medians of the pairs' ratios):
 | size | the loop | the whole search | bytes a state |
 | --- | ---: | ---: | ---: |
 {ratios}
-*Bytes a state*: the arrays for states and for the places of threads, with the room to grow that
-they have, which is up to half as much again. A state itself takes 14 of them (8 for the state, 5
-for its slot, 1 to find its parent).
+*Bytes a state*: all that the states take, with the room to grow: 8 to 16 for the state itself, 4.6
+to 5.7 for its slot, two bits to find its parent.
 
 Where states are many for what the threads do (XL), the loop decides; in the small sizes running the
 threads' code, once for each operation and what it looks at, does.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question, Verdict
     from tdpmmu.worlds.explore.engine import Budget, Explorer
     from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
+    from tdpmmu.worlds.explore.storage import Storage
 
 EPILOG = "Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C."
 
@@ -73,6 +74,9 @@ def check(
     mode: Annotated[
         str, typer.Option(help="exhaustive; or a part: pct (random), context-bounded.")
     ] = "exhaustive",
+    storage: Annotated[
+        str, typer.Option(help="exact; compact or bitstate: more states fit, some are left out.")
+    ] = "exact",
     depth: Annotated[
         int | None, typer.Option(help="pct: orderings that a bug needs (default 3).")
     ] = None,
@@ -115,18 +119,21 @@ def check(
     search = partly.search_of(
         mode, {"depth": depth, "runs": runs, "seed": seed, "switches": switches}
     )
+    kept = partly.storage_of(storage, memory)
+    alone = {
+        "the table": scenario is None,
+        "--all-kernels": all_kernels,
+        "--checkpoint": checkpoint is not None,
+        "--resume": resume is not None,
+        "--workers": workers != 1,
+    }
     if search is not None:
-        alone = {
-            "the table": scenario is None,
-            "--all-kernels": all_kernels,
-            "--checkpoint": checkpoint is not None,
-            "--resume": resume is not None,
-            "--loop": loop != "auto",
-            "--workers": workers != 1,
-        }
-        for what, asked in alone.items():
-            if asked:
-                raise UsageError(f"{what} takes --mode exhaustive, not {mode}")
+        partly.refuse(f"--mode exhaustive, not {mode}", alone | {"--loop": loop != "auto"})
+    if kept is not None:
+        those = {"--mode": search is not None, "--profile-states": profile_states}
+        partly.refuse(
+            f"--storage exact, not {storage}", alone | those | {"--loop": loop == "plain"}
+        )
     if html is not None and (scenario is None or all_kernels):
         raise UsageError("--html is for one scenario on one kernel")
     if scenario is None:
@@ -184,7 +191,14 @@ def check(
         verdict = partly.run(question, search, budget, first=first, reduce=reduce)
     else:
         verdict = run(
-            question, budget, first=first, reduce=reduce, loop=loop, keeper=keeper, workers=workers
+            question,
+            budget,
+            first=first,
+            reduce=reduce,
+            loop=loop,
+            keeper=keeper,
+            workers=workers,
+            storage=kept,
         )
     unreduced = _unreduced(question, verdict) if stats and reduce else None
     if as_json:
@@ -312,6 +326,7 @@ def run(
     loop: str = "auto",
     keeper: Checkpoint | None = None,
     workers: int = 1,
+    storage: Storage | None = None,
 ) -> Verdict:
     """Explore with progress on a terminal; errors in the user's code are one line."""
     import sys
@@ -353,6 +368,7 @@ def run(
             loop=loop,
             keeper=keeper,
             workers=workers,
+            storage=storage,
         )
     except failures as error:
         raise UsageError(str(error)) from None
@@ -417,7 +433,7 @@ def print_verdict(
         print(f"  shared states {result.shared:,}; positions {result.positions}")
         print(f"  segments run {result.segments_run:,}; replays {result.replays:,}")
         if result.memory:
-            each = (result.memory["states"] + result.memory["places"]) / result.states
+            each = result.memory["states"] / result.states
             sizes = ", ".join(f"{k} {v / 2**20:.1f} MiB" for k, v in result.memory.items())
             print(f"  compiled loop: {each:.1f} bytes a state; {sizes}")
         if unreduced is not None:
@@ -453,6 +469,7 @@ def to_json(verdict: Verdict, unreduced: str | None = None) -> dict[str, Any]:
         "exhausted": result.exhausted,
         "stopped": result.stopped,
         "bound": getattr(result, "bound", None),
+        "storage": None if result.left is None else result.left.as_dict(),
         "liveness": result.liveness,
         "states": result.states,
         "states_without_reduction": unreduced,

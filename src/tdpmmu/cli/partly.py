@@ -1,4 +1,4 @@
-"""``tdpmmu check --mode``: searches of a part of the executions."""
+"""``tdpmmu check --mode`` and ``--storage``: searches that leave something out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question, Verdict
     from tdpmmu.worlds.explore.engine import Budget
     from tdpmmu.worlds.explore.partly.situations import Search
+    from tdpmmu.worlds.explore.storage import Storage
 
 OF_MODE = {
     "exhaustive": (),
@@ -56,3 +57,27 @@ def run(
         return ask_partly(question, search, budget=budget, first=first, reduce=reduce)
     except (UnsupportedPosition, PoolExhausted) as error:
         raise UsageError(str(error)) from None
+
+
+def storage_of(kind: str, memory: int) -> Storage | None:
+    """The set of states that ``--storage`` asks for, None for the exact one; UsageError otherwise.
+
+    Its table takes half of the budget of memory.
+    """
+    from tdpmmu.worlds.explore.engine import can_compile
+    from tdpmmu.worlds.explore.storage import DEFAULT_MIB, EXACT, STORAGES, Storage
+
+    if kind not in STORAGES:
+        raise UsageError(f"--storage {kind}: expected {', '.join(STORAGES)}")
+    if kind == EXACT:
+        return None
+    if not can_compile():
+        raise UsageError(f"--storage {kind} needs numba: pip install 'tdpmmu[fast]'")
+    return Storage(kind, (memory << 20) // 2 or DEFAULT_MIB << 20)
+
+
+def refuse(wanted: str, asked: dict[str, bool]) -> None:
+    """UsageError if one of these was asked for, which take something else."""
+    for what, given in asked.items():
+        if given:
+            raise UsageError(f"{what} takes {wanted}")

@@ -17,6 +17,7 @@ from tdpmmu.worlds.explore.engine import (
     no_collection,
 )
 from tdpmmu.worlds.explore.progress import check_progress
+from tdpmmu.worlds.explore.storage import Storage
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
@@ -79,7 +80,8 @@ class Verdict:
         result = self.exploration
         if self.status == VIOLATED:
             names = ", ".join(f"{found.prop} ({found.kind})" for found in self.violations)
-            more = "" if result.exhausted else f"; stopped: {result.stopped}"
+            how = "stopped" if result.left is None else "searched"
+            more = "" if result.exhausted else f"; {how}: {result.stopped}"
             return f"violated: {names}{more}"
         if self.status == HOLDS:
             return "holds for every interleaving of this scenario"
@@ -115,8 +117,12 @@ def ask(
     loop: str = AUTO,
     keeper: Checkpoint | None = None,
     workers: int = 1,
+    storage: Storage | None = None,
 ) -> Verdict:
-    """Explore and judge.  The verdict does not depend on how many ``workers`` do it."""
+    """Explore and judge.  The verdict does not depend on how many ``workers`` do it.
+
+    With a ``storage`` that leaves states out it is never "holds".
+    """
     built = question.build()
     with no_collection():
         if workers > 1:
@@ -139,6 +145,7 @@ def ask(
                 progress=progress,
                 loop=loop,
                 keeper=keeper,
+                storage=storage,
             )
         result = explorer.result
         if question.properties in ("all", "harm"):

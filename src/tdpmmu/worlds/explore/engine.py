@@ -28,6 +28,7 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.storage import Left, Storage
 from tdpmmu.worlds.explore.turn import Choices, Segment, Turn, Turns
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Exploration:
     mistrusted: tuple[str, ...] = ()
     memory: dict[str, int] = field(default_factory=dict)
     """Bytes of the compiled loop's arrays, by what they are for."""
+    left: Left | None = None
+    """What a set that leaves states out may have left out."""
 
 
 @contextmanager
@@ -144,8 +147,10 @@ class Explorer:
         progress: Progress | None = None,
         compile_after: int | None = None,
         keeper: Checkpoint | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.keeper = keeper
+        self.storage = storage
         self.machine = machine
         self.compile_after = compile_after
         self.compiled: CompiledLoop | None = None
@@ -471,7 +476,11 @@ class Explorer:
         while numbers[-1]:
             numbers.append(self.parents[numbers[-1]])
         numbers.reverse()
-        return [self.turn_between(self.order[a], self.order[b]) for a, b in pairwise(numbers)]
+        if self.compiled is not None:
+            states = self.compiled.states_of(numbers)
+        else:
+            states = [self.order[number] for number in numbers]
+        return [self.turn_between(a, b) for a, b in pairwise(states)]
 
     def turn_between(self, before: int, after: int) -> Turn:
         """One turn that leads from a global state to the next."""
@@ -498,15 +507,19 @@ def explore(
     progress: Progress | None = None,
     loop: str = AUTO,
     keeper: Checkpoint | None = None,
+    storage: Storage | None = None,
 ) -> Explorer:
     """Search ``machine``, to the end or to the first violation (of the property ``first``).
 
     It starts again without a guard that a thread does not keep to.  ``loop`` is whether to search
     in compiled code: from the start, never, or once there are many states and if numba is there.
-    What is found is the same.  ``keeper`` has it saved now and then (compiled only).
+    What is found is the same.  ``keeper`` has it saved now and then, ``storage`` is a set of states
+    that leaves some out (both compiled only).
     """
     compile_after = {PLAIN: None, COMPILED: 0}.get(loop, MANY if can_compile() else None)
     mistrusted: list[str] = []
+    if storage is not None:
+        compile_after = 0
     if keeper is not None:
         compile_after = 0
         mistrusted += keeper.mistrusted
@@ -520,6 +533,7 @@ def explore(
             progress=progress,
             compile_after=compile_after,
             keeper=keeper,
+            storage=storage,
         )
         try:
             explorer.run()

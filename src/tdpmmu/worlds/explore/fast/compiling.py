@@ -19,7 +19,7 @@ from numba import njit
 config: Any = numba.config
 
 FILES = (
-    *("compiling.py", "control.py", "facts.py", "learnt.py", "compose.py", "states.py"),
+    *("compiling.py", "control.py", "facts.py", "learnt.py", "compose.py", "states.py", "lossy.py"),
     *("kernels.py", "cycles.py", "../turn.py", "../parallel/sets.py", "../parallel/kernels.py"),
 )
 

@@ -20,18 +20,24 @@ THREADS, NUMBER_BITS, PLACE_BITS, MISSED_THREAD, MISSED_SHARED, MISSED_POSITION 
 CHUNKS, SHARED, SHARED_BITS, USED = range(15, 19)
 FACTS, WRITTEN, SEQUENCES, REPORTED, REDUCE, WIDTH, COMPOSED = range(19, 26)
 MISSED_AFTER, MISSED_IDLE, MISSED_START, OP_FACTS, OP_WRITTEN = range(26, 31)
-FIELDS = 31
+STORAGE, TAKEN, ROOM = 31, 32, 33
+FIELDS = 34
 
 # Why the compiled loop came back.
 DONE, PAUSED, HALTED, FULL_STATES, FULL_PLACES, FULL_SHARED, FULL_ENTRIES = range(7)
 # It cannot compose a turn: Python has to (``ASK``), or to run an operation, or to make room.
 ASK, MISSED_OPERATION, MISSED_ORDER, FULL_FACTS, FULL_WAYS = range(7, 12)
+NO_LIMIT = 1 << 62
+
 MADE = -1
 """Nothing is in the way."""
 
 # Kinds of entries; in the head's low bits, with the number of turns, or the rival, above.
 # ``GONE``: the thread has ended.
 FREE, URGENT, BLOCKED, GONE = range(4)
+
+# Which set the states are in: see :mod:`tdpmmu.worlds.explore.storage`.
+EXACT, COMPACT, BITSTATE = range(3)
 
 POSITION_MASK = (1 << 31) - 1
 LOW = np.uint64(0xFFFFFFFF)

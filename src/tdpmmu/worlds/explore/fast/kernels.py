@@ -15,11 +15,14 @@ from numba import uint64
 from tdpmmu.worlds.explore.fast.compiling import compiled
 from tdpmmu.worlds.explore.fast.compose import fill
 from tdpmmu.worlds.explore.fast.control import (
+    BITSTATE,
     BLOCKED,
+    COMPACT,
     COUNT,
     CURRENT,
     DEPTH,
     DONE,
+    EXACT,
     FREE,
     FULL_STATES,
     GONE,
@@ -31,8 +34,10 @@ from tdpmmu.worlds.explore.fast.control import (
     MISSED_START,
     PAUSED,
     POSITION_MASK,
+    ROOM,
     S32,
     STATES,
+    STORAGE,
     THREADS,
     TRANSITIONS,
     URGENT,
@@ -43,6 +48,7 @@ from tdpmmu.worlds.explore.fast.control import (
     slot_of,
 )
 from tdpmmu.worlds.explore.fast.facts import entry_key, find_entry
+from tdpmmu.worlds.explore.fast.lossy import WORDS, add_bits, add_fingerprints, term
 from tdpmmu.worlds.explore.fast.states import (
     add_hashed,
     clear_field,
@@ -158,8 +164,12 @@ def advance(ctl, packed, table, learnt, work, batch, lanes, alone, ended):
     states, words, hashes, source = batch.states, batch.words, batch.hashes, batch.source
     positions, chosen, movers = batch.positions, batch.chosen, batch.movers
     rest = AT_ONCE * each
-    # Slots are kept at most 7/8 full.
-    most = slots.shape[0] // 8 * 7
+    most = ctl[ROOM]
+    # Places of the set: slots, or blocks of bits.
+    storage = ctl[STORAGE]
+    each_place = WORDS if storage == BITSTATE else 1
+    all_places = slots.shape[0] // each_place
+    left = uint64(0)
     current = ctl[CURRENT]
     while True:
         waiting = np.int64(0)
@@ -250,20 +260,35 @@ def advance(ctl, packed, table, learnt, work, batch, lanes, alone, ended):
                     states[rest + i] = states[at + i]
                 clear_field(packed, states, rest, thread)
                 clear_field(packed, states, rest, threads)
+                if storage != EXACT:
+                    left = uint64(0)
+                    for other in range(threads):
+                        if other != thread:
+                            left += term(other, positions[base + other])
                 for turn in range(offset + 1, offset + 1 + (pool[offset] >> 2)):
                     to = waiting * each
                     for i in range(each):
                         words[to + i] = states[rest + i]
-                    put_field(packed, words, to, thread, pool[turn] & POSITION_MASK)
-                    put_field(packed, words, to, threads, uint64(pool[turn]) >> S32)
-                    hashes[waiting] = hash_state(packed, words, to)
-                    prefetch(slots, slot_of(hashes[waiting], slots.shape[0]))
+                    position = pool[turn] & POSITION_MASK
+                    after = uint64(pool[turn]) >> S32
+                    put_field(packed, words, to, thread, position)
+                    put_field(packed, words, to, threads, after)
+                    if storage == EXACT:
+                        hashes[waiting] = hash_state(packed, words, to)
+                    else:
+                        hashes[waiting] = left + term(thread, position) + term(threads, after)
+                    prefetch(slots, slot_of(hashes[waiting], all_places) * each_place)
                     source[waiting] = current
                     waiting += 1
             current += 1
             if ctl[COUNT] + waiting > ctl[STATES]:
                 break
-        add_hashed(ctl, packed, waiting, words, source, hashes, batch.slots)
+        if storage == EXACT:
+            add_hashed(ctl, packed, waiting, words, source, hashes, batch.slots)
+        elif storage == COMPACT:
+            add_fingerprints(ctl, packed, waiting, words, source, hashes)
+        else:
+            add_bits(ctl, packed, waiting, words, source, hashes)
         ctl[TRANSITIONS] += waiting
         ctl[CURRENT] = current
         if code != MADE:

@@ -7,6 +7,7 @@ the same code, so both find the same states in the same order, with the same cou
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
+from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.packing import LEAST_WORDS
@@ -31,8 +33,6 @@ SLICE = 1 << 16
 
 ASKS = (c.ASK, c.MISSED_OPERATION, c.MISSED_ORDER)
 
-NO_LIMIT = 1 << 62
-
 QUESTION = 5
 """Words of a question to the threads' code, before the shared state that it is about."""
 
@@ -45,7 +45,7 @@ class CompiledLoop:
         threads = explorer.machine.threads
         ctl = np.zeros(c.FIELDS, np.int64)
         ctl[c.THREADS] = len(threads)
-        self.store = Store(ctl)
+        self.store = self._new_store(ctl)
         self.known = Known(ctl, len(explorer.machine.initial))
         self.learner = Learner(ctl, explorer)
         self._lanes = np.array([t for t, one in enumerate(threads) if not one.alone], np.int64)
@@ -54,6 +54,9 @@ class CompiledLoop:
         self.journal = array("q")
         self._batch = k.new_batch(len(threads), LEAST_WORDS)
         self.make_room()
+
+    def _new_store(self, ctl: Words) -> Store:
+        return Store(ctl)
 
     def take_over(self, current: int, transitions: int, level_ends: int, ended: list[int]) -> None:
         """Copy what the plain loop knows."""
@@ -131,7 +134,7 @@ class CompiledLoop:
         """Search until everything is seen, or the explorer says that it is enough."""
         explorer, ctl = self.explorer, self.store.ctl
         budget = explorer.budget
-        ctl[c.STATES] = budget.states or NO_LIMIT
+        ctl[c.STATES] = budget.states or c.NO_LIMIT
         ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
         try:
             while True:
@@ -255,6 +258,10 @@ class CompiledLoop:
         self.make_room()
         return True
 
+    def states_of(self, numbers: Sequence[int]) -> list[int]:
+        """Packed states, by ascending numbers."""
+        return [self.explorer.order[number] for number in numbers]
+
     def edges_on_cycles(self) -> list[tuple[int, int, int]]:
         """Turns that may be on a cycle without progress; none if all lead on."""
         s, known, ctl = self.store, self.known, self.store.ctl
@@ -295,7 +302,12 @@ def go_on(
     ended: list[int],
 ) -> None:
     """The rest of a search, compiled."""
-    loop = CompiledLoop(explorer)
+    if explorer.storage is None:
+        loop = CompiledLoop(explorer)
+    else:
+        from tdpmmu.worlds.explore.fast.lossy_loop import LossyLoop
+
+        loop = LossyLoop(explorer)
     explorer.compiled = loop
     keeper = explorer.keeper
     if keeper is not None and keeper.state:

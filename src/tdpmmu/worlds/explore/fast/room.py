@@ -46,7 +46,18 @@ class Room:
         if advice is not None and length > SMALL:
             with suppress(OSError):  # a kernel without them
                 area.madvise(advice, SMALL, length - SMALL)
+        self._area, self._given_back = area, 0
         return np.frombuffer(area, self.dtype)
+
+    def give_back(self, items: int) -> None:
+        """Give the memory of the first ``items`` back: they are zero, or as they were."""
+        size = items * self.dtype.itemsize
+        page = HUGE if size > SMALL else PAGE
+        end = size // page * page
+        advice: Any = getattr(mmap, "MADV_DONTNEED", None)
+        if advice is not None and end > self._given_back:
+            self._area.madvise(advice, self._given_back, end - self._given_back)
+        self._given_back = end
 
     def grow(self, items: int) -> Words:
         """The array, with room for so many items."""

@@ -50,6 +50,14 @@ def store_state(packed, width, number, words, at):
 
 
 @inlined
+def append_state(packed, width, number, words, at, source):
+    """Add a state behind the last one, and link it to the one that it was found from."""
+    store_state(packed, width, number, words, at)
+    link = uint64(number - 1 + source)
+    packed.links[link >> _S6] |= _ONE << (link & _SIXTY_THREE)
+
+
+@inlined
 def is_state(packed, width, number, words, at):
     """Whether these are a state's words."""
     same = True
@@ -85,6 +93,17 @@ def hash_state(packed, words, at):
     for i in range(len(packed.shape)):
         hashed = (hashed ^ words[at + i]) * _TIMES
     return mix(hashed)
+
+
+@inlined
+def ones(word):
+    """How many bits are set."""
+    word -= (word >> _ONE) & np.uint64(0x5555555555555555)
+    word = (word & np.uint64(0x3333333333333333)) + (
+        (word >> np.uint64(2)) & np.uint64(0x3333333333333333)
+    )
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
 # --- the set --------------------------------------------------------------------------------------
@@ -135,7 +154,7 @@ def add_hashed(ctl, packed, count, words, source, hashes, places):
 
     In two rounds, so that what the second reads the first has asked for.
     """
-    slots, links = packed.slots, packed.links
+    slots = packed.slots
     each = len(packed.shape)
     width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
     capacity = slots.shape[0]
@@ -162,9 +181,7 @@ def add_hashed(ctl, packed, count, words, source, hashes, places):
             there = np.int64(slots[slot])
             if there == 0:
                 slots[slot] = tag | (found + 1)
-                store_state(packed, width, found, words, i * each)
-                link = uint64(found - 1 + source[i])
-                links[link >> _S6] |= _ONE << (link & _SIXTY_THREE)
+                append_state(packed, width, found, words, i * each, source[i])
                 found += 1
                 break
             if there & ~mask == tag and is_state(
@@ -195,13 +212,13 @@ def index_states(ctl, packed):
 
 
 @compiled
-def repack(count, width, packed, new_width, new):
-    """Pack all states with other fields, in place."""
+def repack(first, count, width, packed, new_width, new):
+    """Pack states with other fields, in place: from the first that is still there."""
     fields = packed.word.shape[0]
     words = np.empty(len(packed.shape), np.uint64)
     new_words = np.empty(len(new.shape), np.uint64)
-    for i in range(count):
-        number = i if new_width <= width else count - 1 - i
+    for i in range(count - first):
+        number = first + i if new_width <= width else count - 1 - i
         load_state(packed, width, number, words, 0)
         new_words[:] = 0
         for field in range(fields):
@@ -235,29 +252,18 @@ def put_links(links, first, parents):
         links[link >> _S6] |= _ONE << (link & _SIXTY_THREE)
 
 
-@inlined
-def _ones(word):
-    """How many bits are set."""
-    word -= (word >> _ONE) & np.uint64(0x5555555555555555)
-    word = (word & np.uint64(0x3333333333333333)) + (
-        (word >> np.uint64(2)) & np.uint64(0x3333333333333333)
-    )
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
 @compiled
 def parent_of(links, number):
     """The state that a state, which is not the first, was found from."""
     left = number
     at = 0
-    while _ones(links[at]) < left:
-        left -= _ones(links[at])
+    while ones(links[at]) < left:
+        left -= ones(links[at])
         at += 1
     word = links[at]
     for _ in range(left - 1):
         word &= word - _ONE
-    below = _ones((word & (~word + _ONE)) - _ONE)
+    below = ones((word & (~word + _ONE)) - _ONE)
     return 64 * at + below - (number - 1)
 
 

@@ -39,6 +39,9 @@ def more(capacity: int) -> int:
 class Store:
     """States in the order in which they were found."""
 
+    given_back = 0
+    """How many of the first ones are not kept any more."""
+
     def __init__(self, ctl: Words, states: int = 1 << 16) -> None:
         self.ctl = ctl
         self.threads = int(ctl[c.THREADS])
@@ -77,10 +80,12 @@ class Store:
         self._links.grow(2 * self.capacity // 64 + 2)
         self._slots.grow(slots_for(self.capacity))
         self.ctl[c.NUMBER_BITS] = (self.capacity + 1).bit_length()
+        self.ctl[c.ROOM] = self.capacity
         best = Fields(self._wanted())
         if best.width < self.fields.width:
             self._repack(best)
-        self._index()
+        if len(self):
+            self._index()
 
     def make_room_for(self, positions: Sequence[int], shared: int) -> None:
         """Widen the fields that so many positions of each thread, or shared states, overflow."""
@@ -90,7 +95,8 @@ class Store:
         least = least_bits(positions, shared)
         if any(wide < need for wide, need in zip(self.fields.bits, least, strict=True)):
             self._repack(Fields(self._wanted()))
-            self._index()
+            if len(self):
+                self._index()
 
     def _wanted(self) -> list[int]:
         bits = least_bits if self.capacity > MANY else roomy_bits
@@ -99,7 +105,9 @@ class Store:
     def _repack(self, fields: Fields) -> None:
         self._order.grow(self.capacity * fields.width + BEHIND)
         old, self.fields = self.packed(), fields
-        st.repack(len(self), int(self.ctl[c.WIDTH]), old, fields.width, self.packed())
+        st.repack(
+            self.given_back, len(self), int(self.ctl[c.WIDTH]), old, fields.width, self.packed()
+        )
         self.ctl[c.WIDTH] = fields.width
 
     def _index(self) -> None:
