@@ -119,7 +119,7 @@ def test_vcpus_write_their_own_share_while_logging_ends():
 def test_host_work_is_merged_by_time():
     work = (
         HostWork("numa-balancing", at_ns=5, every_ns=10, times=3),
-        HostWork("migration", at_ns=7, every_ns=10, times=2),
+        HostWork("dirty-log", at_ns=7, every_ns=10, times=2),
     )
     events = list(merged(GUEST, work, rng()))
     assert [at for at, _ in events] == [5, 7, 15, 17, 25, 27, 37]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+from tdpmmu.machine.op import Op
 from tdpmmu.simulation.guest import (
     Collapse,
     DirtyLog,
     GetDirtyLog,
     HostEvent,
     Knobs,
+    Migrate,
     SplitHuge,
     SwapOut,
     Unmap,
@@ -32,7 +34,12 @@ async def recovery_worker(mmu: Any, knobs: Knobs) -> None:
         await mmu.recover_nx_lpages()
 
 
-async def host(mmu: Any, events: Iterator[tuple[int, HostEvent]], costs: Costs) -> None:
+async def host(
+    mmu: Any,
+    events: Iterator[tuple[int, HostEvent]],
+    costs: Costs,
+    migrate: Callable[[Migrate], Coroutine[Op, Any, None]],
+) -> None:
     """The host's memory management, and userspace's ioctls, one after the other."""
     for at, event in events:
         await SleepUntil(at)
@@ -48,6 +55,8 @@ async def host(mmu: Any, events: Iterator[tuple[int, HostEvent]], costs: Costs) 
             case DirtyLog(on):
                 await Spend(costs.ioctl)
                 await mmu.set_dirty_logging(0, 0, on, 0)
+            case Migrate():
+                await migrate(event)
             case GetDirtyLog():
                 await Spend(costs.ioctl)
                 await mmu.get_dirty_log(0, 0, 0)

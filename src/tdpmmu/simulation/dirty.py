@@ -34,10 +34,14 @@ class CopyDirtyLog(Op):
 
 
 class DirtyBits:
-    """The one slot's bitmap, and what is done with it in virtual time."""
+    """The one slot's bitmap, and what is done with it in virtual time.
+
+    ``taken``: how many bits were ever cleared for userspace.
+    """
 
     def __init__(self, clock: Clock, pages: int) -> None:
         self.bits = np.zeros(pages, dtype=np.bool_)
+        self.taken = 0
         self._clock = clock
         clock.handlers[SetDirtyBit] = self._set
         clock.handlers[TakeDirtyBits] = self._take
@@ -57,6 +61,7 @@ class DirtyBits:
         taken = tuple(gfn for gfn in op.gfns if self.bits[gfn])
         if taken:
             self.bits[list(taken)] = False
+            self.taken += len(taken)
             thread.step.emit(DirtyLogTaken(op.as_id, taken))
         self._clock.complete(thread, taken, self._clock.costs.dirty_word)
         return True

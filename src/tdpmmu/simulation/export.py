@@ -48,6 +48,7 @@ def _plain(result: Result) -> dict[str, Any]:
         "flushes": result.flushes,
         "coverage": result.coverage.tolist(),
         "table_bytes": result.table_bytes.tolist(),
+        "migrated": None if result.migrated is None else asdict(result.migrated),
     }
 
 

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tdpmmu.simulation.guest import LEVELS, MODES, Guest, Knobs
+from tdpmmu.simulation.guest import LEVELS, MODES, Guest, Knobs, Migrate
 from tdpmmu.simulation.toml_file import (
     FileError,
     Table,
@@ -19,7 +19,7 @@ from tdpmmu.simulation.toml_file import (
     whole,
 )
 from tdpmmu.simulation.units import parse_bytes, parse_ns
-from tdpmmu.simulation.workloads.host import KINDS, LEAST, HostWork
+from tdpmmu.simulation.workloads.host import KINDS, LEAST, AnyHostWork, HostWork, MigrationWork
 from tdpmmu.simulation.workloads.patterns import PATTERNS, REGION
 from tdpmmu.simulation.workloads.phases import Phase, PhasedWorkload
 from tdpmmu.simulation.workloads.published import (
@@ -30,6 +30,9 @@ from tdpmmu.simulation.workloads.published import (
 
 WORKLOADS = ("phases", "nx-perf-test", "disable-dirty-logging", "udp-ping-pong")
 PHASE = Phase()
+MIGRATION = "migration"
+USUAL_DOWNTIME_MS = 300
+"""QEMU's ``downtime-limit``."""
 AnyWorkload = PhasedWorkload | NxHugePagesPerfTest | DisableDirtyLogging | UdpPingPong
 
 
@@ -50,7 +53,7 @@ class Experiment:
         """The same with another guest."""
         return replace(self, workload=replace(self.workload, guest=guest))
 
-    def with_host(self, work: HostWork) -> Experiment:
+    def with_host(self, work: AnyHostWork) -> Experiment:
         """The same with more to do for the host.  ValueError for a published measurement."""
         if not isinstance(self.workload, PhasedWorkload):
             raise ValueError(f"{self.name}: its workload is a whole measurement; expected phases")
@@ -132,8 +135,10 @@ def _knobs(table: Table) -> Knobs:
     return knobs
 
 
-def _host(table: Table, guest: Guest) -> HostWork:
-    kind = table.take("event", one_of(*KINDS))
+def _host(table: Table, guest: Guest) -> AnyHostWork:
+    kind = table.take("event", one_of(*KINDS, MIGRATION))
+    if kind == MIGRATION:
+        return _migration(table)
     pages = LEAST.get(kind, REGION)
     work = HostWork(
         kind,
@@ -148,7 +153,19 @@ def _host(table: Table, guest: Guest) -> HostWork:
     return work
 
 
-def _workload(table: Table, guest: Guest, host: tuple[HostWork, ...]) -> AnyWorkload:
+def _migration(table: Table) -> MigrationWork:
+    bandwidth = table.take("bandwidth", _size)
+    at_ns = table.take("at", _time, 0)
+    stop_below = table.take("stop_below", _size, bandwidth * USUAL_DOWNTIME_MS // 1000)
+    passes = table.take("max_passes", whole(1), 30)
+    table.finish()
+    try:
+        return MigrationWork(Migrate(bandwidth, stop_below, passes), at_ns)
+    except ValueError as error:
+        raise table.error(str(error), "bandwidth") from None
+
+
+def _workload(table: Table, guest: Guest, host: tuple[AnyHostWork, ...]) -> AnyWorkload:
     kind = table.take("kind", one_of(*WORKLOADS), "phases")
     if host and kind != "phases":
         raise table.error(f"{kind!r} is a whole measurement: it has no [[host]] work", "kind")

@@ -150,7 +150,24 @@ class GetDirtyLog:
     """``KVM_GET_DIRTY_LOG``, and in the manual modes ``KVM_CLEAR_DIRTY_LOG`` of all it said."""
 
 
-HostEvent = Unmap | SplitHuge | SwapOut | Collapse | DirtyLog | GetDirtyLog
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """The guest is migrated away: dirty logging on, all memory sent, then what was written since.
+
+    ``bandwidth`` in bytes a second.  It has converged when no more than ``stop_below`` bytes are
+    left, and is given up after ``max_passes``; the run ends with it.
+    """
+
+    bandwidth: int
+    stop_below: int
+    max_passes: int = 30
+
+    def __post_init__(self) -> None:
+        if self.bandwidth <= 0 or self.stop_below < 0 or self.max_passes < 1:
+            raise ValueError("bandwidth and max_passes must be more than 0, stop_below not less")
+
+
+HostEvent = Unmap | SplitHuge | SwapOut | Collapse | DirtyLog | GetDirtyLog | Migrate
 
 
 class Workload(Protocol):

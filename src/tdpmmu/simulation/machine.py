@@ -17,10 +17,11 @@ from tdpmmu.mmu.kvm import Config, Memslot
 from tdpmmu.simulation.bulk import BulkOps, bulk_layers
 from tdpmmu.simulation.calls import host, recovery_worker
 from tdpmmu.simulation.dirty import DirtyBits
-from tdpmmu.simulation.guest import LEVELS, Guest, Knobs, Workload
+from tdpmmu.simulation.guest import LEVELS, Guest, Knobs, Migrate, Workload
 from tdpmmu.simulation.herd.herd import Herd
 from tdpmmu.simulation.hostpages import HostPages
 from tdpmmu.simulation.kernel import HostChange, simulated
+from tdpmmu.simulation.migration import Migration
 from tdpmmu.simulation.populate import at_once, map_all
 from tdpmmu.simulation.regions import Regions
 from tdpmmu.simulation.result import Result
@@ -89,6 +90,7 @@ class Simulation:
         self.host_pages = HostPages(self.regions, kvm.blocks, kvm.memory.block, level)
         self.mmu.host_pages = self.host_pages
         self.mmu.collapse_ns = costs.host_fault(2)
+        self.migration: Migration | None = None
         self.what = WhatFault(self.format, self.regions)
         self._begin(level)
 
@@ -128,22 +130,24 @@ class Simulation:
             clock.start(guest.thread, run_vcpu(self.mmu, guest, self.what))
         clock.start(worker, recovery_worker(self.mmu, self.knobs))
         events = self._workload.host_events(self._rng(len(guests)))
-        clock.start(other, host(self.mmu, events, self.costs))
+        clock.start(other, host(self.mmu, events, self.costs, self._migrate))
         for part in range(1, SAMPLES // 5 + 1):
             clock.run(until_ns * part // (SAMPLES // 5))
+            if clock.stopped:
+                break
             if progress is not None:
                 progress(until_ns * part // (SAMPLES // 5))
         settle()
         for thread in clock.threads:
             if thread.body is not None:
                 thread.body.close()
-        return Result.of(self, ledger, until_ns, time.perf_counter() - begun)
+        return Result.of(self, ledger, clock.until, time.perf_counter() - begun)
 
     def _guests(self, clock: Clock) -> tuple[list[StepGuest], Callable[[], None]]:
         """The vCPUs' guests, and what has to be counted at the end."""
         kvm, costs, ledger = self.kvm, self.costs, self.ledger
         BulkOps(self, clock)
-        DirtyBits(clock, self.guest.pages)
+        self._dirty = DirtyBits(clock, self.guest.pages)
         herd = Herd(self, clock) if self._bulk else None
         if herd is not None:
             clock.herding = Herding(clock, herd)
@@ -156,6 +160,11 @@ class Simulation:
                 guests.append(StepGuest(kvm, vcpu, thread, costs, ledger))
             guests[-1].start(self._workload.touches(vcpu.number, self._rng(vcpu.number)))
         return guests, herd.settle if herd is not None else lambda: None
+
+    async def _migrate(self, plan: Migrate) -> None:
+        migration = self.migration = Migration(plan)
+        ioctl = self.costs.ioctl
+        await migration.run(self.mmu, self.guest.pages, lambda: self._dirty.taken, ioctl)
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream])

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdpmmu.simulation.guest import Guest, Knobs
+from tdpmmu.simulation.migration import Migrated
 from tdpmmu.worlds.simulate.histogram import Histogram
 from tdpmmu.worlds.simulate.ledger import Hold, Latency, Ledger
 
@@ -27,6 +28,7 @@ class Result:
     what threads of a kind waited for.  ``lock_holds`` by lock, mode and kind of thread;
     ``lock_timeline``: the longest of them.  ``counts``: of every kind of event.  ``coverage`` has
     rows of time, bytes mapped by huge pages, and by 4K pages; ``table_bytes`` of time and bytes.
+    ``migrated``: what a migration has come to.
     """
 
     kernel: str
@@ -44,6 +46,7 @@ class Result:
     flushes: int
     coverage: Ints
     table_bytes: Ints
+    migrated: Migrated | None
     wall_s: float = field(compare=False)
 
     @classmethod
@@ -68,6 +71,7 @@ class Result:
             flushes=ledger.counts["FlushCompleted"],
             coverage=np.array(coverage, dtype=np.int64).reshape(-1, 3),
             table_bytes=np.array(tables, dtype=np.int64).reshape(-1, 2),
+            migrated=None if run.migration is None else Migrated.of(run.migration),
             wall_s=wall_s,
         )
 

@@ -14,6 +14,7 @@ from tdpmmu.simulation.guest import (
     GetDirtyLog,
     Guest,
     HostEvent,
+    Migrate,
     SplitHuge,
     SwapOut,
     Unmap,
@@ -30,7 +31,8 @@ AT_RANDOM: dict[str, tuple[int, Callable[[int, int], HostEvent]]] = {
 LEAST = {**{kind: pages for kind, (pages, _) in AT_RANDOM.items()}, "thp-collapse": REGION}
 """How many pages of host work at a time at least."""
 
-KINDS = (*LEAST, "migration")
+LOG = "dirty-log"
+KINDS = (*LEAST, LOG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class HostWork:
     Those of :data:`AT_RANDOM` concern ``pages`` pages at a random, aligned place.  What the host
     has split or swapped out a guest finds as 4K pages when it comes back, until ``thp-collapse``
     (khugepaged) has come there: it goes through such memory in order.  ``numa-balancing`` gives
-    other frames of the same size.  ``migration`` switches dirty
+    other frames of the same size.  ``dirty-log`` switches dirty
     logging on, fetches the log every ``every_ns`` (a round), ``times`` times, and switches it off.
     """
 
@@ -52,8 +54,8 @@ class HostWork:
 
     def events(self, guest: Guest, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
         """In order of time."""
-        if self.kind == "migration":
-            yield from self._migration()
+        if self.kind == LOG:
+            yield from self._dirty_log()
             return
         if self.kind == "thp-collapse":
             for turn in range(self.times):
@@ -65,15 +67,30 @@ class HostWork:
             gfn = int(rng.integers(0, places)) * self.pages
             yield self.at_ns + turn * self.every_ns, event(gfn, self.pages)
 
-    def _migration(self) -> Iterator[tuple[int, HostEvent]]:
+    def _dirty_log(self) -> Iterator[tuple[int, HostEvent]]:
         yield self.at_ns, DirtyLog(True)
         for turn in range(1, self.times + 1):
             yield self.at_ns + turn * self.every_ns, GetDirtyLog()
         yield self.at_ns + (self.times + 1) * self.every_ns, DirtyLog(False)
 
 
+@dataclass(frozen=True, slots=True)
+class MigrationWork:
+    """The guest is migrated away from ``at_ns`` on, and the run ends when it is gone."""
+
+    plan: Migrate
+    at_ns: int = 0
+
+    def events(self, guest: Guest, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
+        """The one event."""
+        yield self.at_ns, self.plan
+
+
+AnyHostWork = HostWork | MigrationWork
+
+
 def merged(
-    guest: Guest, work: tuple[HostWork, ...], rng: np.random.Generator
+    guest: Guest, work: tuple[AnyHostWork, ...], rng: np.random.Generator
 ) -> Iterator[tuple[int, HostEvent]]:
     """The events of all, in order of time; each has random numbers of its own."""
     streams = [

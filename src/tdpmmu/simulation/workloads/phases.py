@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tdpmmu.simulation.guest import EXEC, READ, WRITE, Guest, HostEvent, Touches
-from tdpmmu.simulation.workloads.host import HostWork, merged
+from tdpmmu.simulation.workloads.host import AnyHostWork, merged
 from tdpmmu.simulation.workloads.patterns import REGION, Pages, strew
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class PhasedWorkload:
 
     guest: Guest
     phases: tuple[Phase, ...]
-    host: tuple[HostWork, ...] = ()
+    host: tuple[AnyHostWork, ...] = ()
 
     def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
         began, idle = 0, 0

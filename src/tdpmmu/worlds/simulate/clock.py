@@ -35,6 +35,7 @@ from tdpmmu.worlds.simulate.ops import (
     RunGuest,
     SleepUntil,
     Spend,
+    StopRun,
 )
 from tdpmmu.worlds.simulate.pricing import PriceList
 from tdpmmu.worlds.simulate.thread import Hear, SimThread
@@ -77,6 +78,7 @@ class Clock:
         self.price = PriceList(costs, free_events)
         self.turns = 0
         self.until = 0
+        self.stopped = False
         self._memory = memory
         self._hear = hear
         self._preemption = preemption
@@ -98,6 +100,7 @@ class Clock:
         self.handlers[Now] = self._now
         self.handlers[NeedResched] = self._need_resched
         self.handlers[Spend] = self._spend
+        self.handlers[StopRun] = self._stop_run
         self.handlers[RunGuest] = self._run_guest
         self.handlers[SendIpi] = self._send_ipi
         self.handlers[SetMode] = self._set_mode
@@ -123,16 +126,16 @@ class Clock:
         """Go on until every thread's time is past ``until``, in nanoseconds."""
         heap = self._heap
         self.until = until
-        while heap and heap[0][0] <= until:
+        while heap and heap[0][0] <= self.until:
             now, _, ticket, who = heapq.heappop(heap)
             if isinstance(who, SimThread):
                 if ticket == who.ticket:
                     who.now = now
                     self.turn_of(who)
-                    self._drive(who, until)
+                    self._drive(who)
             elif isinstance(who, Herding):
                 if ticket == who.ticket and (left := who.turn()) is not None:
-                    self._drive(left, until)
+                    self._drive(left)
             else:
                 self.turns += 1
                 self.ledger.sample(now)
@@ -142,7 +145,7 @@ class Clock:
             if waiting:
                 said = "; ".join(f"{t.kind} {t.number} at {t.op!r}" for t in waiting)
                 raise Deadlock(f"everybody waits: {said}")
-        self.ledger.sample(until)
+        self.ledger.sample(self.until)
 
     def turn_of(self, thread: SimThread) -> None:
         """Somebody else's turn, unless it has only been interrupted by guests that hit."""
@@ -150,12 +153,12 @@ class Clock:
             self.turns += 1
             self._last = thread
 
-    def _drive(self, thread: SimThread, until: int) -> None:
+    def _drive(self, thread: SimThread) -> None:
         """Operations of one thread, as long as it is the one with the smallest time."""
         heap, handlers, ledger = self._heap, self.handlers, self.ledger
         while (op := thread.op) is not None:
             now = thread.now
-            if now > until or (heap and (now, thread.number) > heap[0][:2]):
+            if now > self.until or (heap and (now, thread.number) > heap[0][:2]):
                 self.push(thread)
                 return
             if now >= ledger.next_sample:
@@ -355,6 +358,11 @@ class Clock:
 
     def _now(self, thread: SimThread, op: Op) -> bool:
         self.complete(thread, thread.now, 0)
+        return True
+
+    def _stop_run(self, thread: SimThread, op: Op) -> bool:
+        self.until, self.stopped = thread.now, True
+        thread.op = SleepUntil(FOREVER)
         return True
 
     def _spend(self, thread: SimThread, op: Op) -> bool:

@@ -28,6 +28,14 @@ class SleepUntil(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class StopRun(Op):
+    """What is asked of the run is known: nothing happens after this moment."""
+
+    def describe(self) -> str:
+        return "the end of the run"
+
+
+@dataclass(frozen=True, slots=True)
 class Now(Op):
     """The thread's own time, in nanoseconds."""
 

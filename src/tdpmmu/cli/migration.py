@@ -1,0 +1,123 @@
+"""``tdpmmu simulate migration``: does a migration converge, and what does it cost the guest?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tdpmmu.cli.errors import UsageError
+from tdpmmu.cli.simulate_runs import (
+    Backing,
+    CostFile,
+    Engine,
+    Guests,
+    HostCpus,
+    Json,
+    Kernels,
+    Memory,
+    Noise,
+    Preempt,
+    Seeds,
+    Vcpus,
+    Workers,
+    described,
+    numbers,
+    run_all,
+    runs_of,
+)
+
+if TYPE_CHECKING:
+    from tdpmmu.simulation.sweep import Run
+
+MARGIN_NS = 10**9
+
+
+def migration(
+    memory: Memory = None,
+    vcpus: Vcpus = None,
+    backing: Backing = None,
+    kernel: Kernels = "6.12",
+    bandwidth: Annotated[
+        str, typer.Option(help="Bytes a second, with commas: 1.25G is what 10 Gbit/s carry.")
+    ] = "1.25G",
+    downtime: Annotated[
+        str, typer.Option(help="How long the guest may stand still in the end.")
+    ] = "300ms",
+    stop_below: Annotated[
+        str | None, typer.Option(help="Bytes that may be left then, instead of --downtime.")
+    ] = None,
+    max_passes: Annotated[int, typer.Option(min=1, help="Passes before it is given up.")] = 30,
+    mode: Annotated[
+        str, typer.Option(help="bitmap, manual or initially-set; more than one with commas.")
+    ] = "bitmap",
+    eager_split: Annotated[
+        bool, typer.Option("--eager-split/--no-eager-split", help="eager_page_split.")
+    ] = True,
+    pml: Annotated[bool, typer.Option("--pml/--no-pml", help="Page-modification logging.")] = False,
+    guest: Guests = "server",
+    seed: Seeds = "1",
+    preemption: Preempt = None,
+    host_cpus: HostCpus = None,
+    noise: Noise = None,
+    costs: CostFile = None,
+    as_json: Json = False,
+    engine: Engine = "processes",
+    workers: Workers = 0,
+) -> None:
+    """Whether a live migration converges, how long it takes, and what the guest notices.
+
+    Example: tdpmmu simulate migration --memory 256M --vcpus 2 --bandwidth 64M,256M
+
+    Exit codes: 0 done, whether it converges or not; 2 bad usage.
+    """
+    from rich.console import Console
+
+    from tdpmmu.simulation.export import to_json
+    from tdpmmu.simulation.guest import MODES, Migrate
+    from tdpmmu.simulation.show_migration import NOTES, passes, table
+    from tdpmmu.simulation.units import parse_bytes, parse_ns
+    from tdpmmu.simulation.workloads.host import MigrationWork
+
+    found = described(guest, memory, vcpus, backing, None, preemption, host_cpus, noise)
+    modes = mode.split(",")
+    for one in modes:
+        if one not in MODES:
+            raise UsageError(f"--mode: expected {', '.join(MODES)}, not {one!r}")
+    runs: list[Run] = []
+    for text in bandwidth.split(","):
+        option = "--bandwidth"
+        try:
+            speed = parse_bytes(text)
+            option = "--downtime"
+            still = parse_ns(downtime)
+            option = "--stop-below"
+            left = speed * still // 10**9 if stop_below is None else parse_bytes(stop_below)
+            option = "--bandwidth"
+            plan = Migrate(speed, left, max_passes)
+            option = "--guest"
+            experiment = found.with_host(MigrationWork(plan))
+        except ValueError as error:
+            raise UsageError(f"{option}: {error}") from None
+        longest = found.guest.memory_bytes * 10**9 // speed
+        experiment = replace(experiment, until_ns=(max_passes + 1) * (longest + MARGIN_NS))
+        for one in modes:
+            knobs = replace(found.knobs, dirty_log=one, eager_split=eager_split, pml=pml)
+            chosen = replace(experiment, knobs=knobs)
+            seeds = numbers("--seed", seed, 1)
+            runs += runs_of(chosen, costs, kernel, [knobs.ratio], [knobs.period_ms], seeds)
+    results = run_all(runs, engine, workers)
+    if as_json:
+        json.dump(to_json(results), sys.stdout, indent=1)
+        print()
+        return
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    console.print(table(results))
+    console.print()
+    console.print(passes(results))
+    console.print()
+    for note in NOTES:
+        print(note)

@@ -1,0 +1,205 @@
+"""What the commands of ``tdpmmu simulate`` have in common: options, runs, what they show."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tdpmmu.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tdpmmu.simulation.files import Experiment
+    from tdpmmu.simulation.result import Result
+    from tdpmmu.simulation.sweep import Run
+
+FORMATS = ("png", "svg", "pdf")
+
+Memory = Annotated[str | None, typer.Option(help="Size of the guest: 16G, 1T.")]
+Vcpus = Annotated[int | None, typer.Option(min=1, max=4096, help="vCPUs of the guest.")]
+Backing = Annotated[str | None, typer.Option(help="The host's pages: 4K, 2M or 1G.")]
+Kernels = Annotated[str, typer.Option("--kernel", help="Kernels, NAME[+PATCH...], with commas.")]
+Guests = Annotated[str, typer.Option("--guest", help="A TOML file, or a preset's name.")]
+Until = Annotated[str | None, typer.Option(help="Virtual time: 60s, 10min, 1h.")]
+Seeds = Annotated[str, typer.Option("--seed", help="Random seeds, with commas.")]
+CostFile = Annotated[Path | None, typer.Option("--costs", help="TOML with costs of your own.")]
+Plot = Annotated[list[str] | None, typer.Option("--plot", help="Draw into FILE.png, .svg or .pdf.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Parquet = Annotated[str | None, typer.Option("--parquet", help="Write a Parquet table.")]
+Preempt = Annotated[
+    bool | None,
+    typer.Option("--preemption/--no-preemption", help="CONFIG_PREEMPTION of the host."),
+]
+HostCpus = Annotated[
+    int | None,
+    typer.Option(min=0, max=8192, help="CPUs that all threads share; 0: one for each thread."),
+]
+Noise = Annotated[
+    bool | None,
+    typer.Option("--noise/--no-noise", help="Ticks (1000 Hz) and interruptions of the host."),
+]
+Engine = Annotated[str, typer.Option(help="processes, local, dask, or tcp://host:8786.")]
+Workers = Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for each core.")]
+
+
+def described(
+    guest: str,
+    memory: str | None,
+    vcpus: int | None,
+    backing: str | None,
+    until: str | None,
+    preemption: bool | None,
+    host_cpus: int | None,
+    noise: bool | None,
+) -> Experiment:
+    """The file or preset, with what the command line says otherwise."""
+    from tdpmmu.simulation.files import read_experiment
+    from tdpmmu.simulation.toml_file import FileError
+    from tdpmmu.simulation.units import parse_bytes, parse_ns
+
+    try:
+        found = read_experiment(guest)
+    except FileError as error:
+        raise UsageError(str(error)) from None
+    try:
+        option = "--memory"
+        size = parse_bytes(memory) if memory is not None else found.guest.memory_bytes
+        option = "--until"
+        until_ns = parse_ns(until) if until is not None else found.until_ns
+        option = "the guest"
+        changed = replace(
+            found.guest,
+            memory_bytes=size,
+            vcpus=vcpus or found.guest.vcpus,
+            backing=backing or found.guest.backing,
+        )
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+    knobs = found.knobs
+    if preemption is not None:
+        knobs = replace(knobs, preemption=preemption)
+    if host_cpus is not None:
+        knobs = replace(knobs, host_cpus=host_cpus)
+    if noise is not None:
+        knobs = replace(knobs, noise=noise, tick_hz=1000 if noise else 0)
+    return replace(found.of(changed), knobs=knobs, until_ns=until_ns)
+
+
+def numbers(option: str, text: str | None, otherwise: int) -> list[int]:
+    """Whole numbers with commas."""
+    if text is None:
+        return [otherwise]
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise UsageError(f"{option}: expected whole numbers with commas, not {text!r}")
+    return [int(part) for part in parts]
+
+
+def runs_of(
+    experiment: Experiment,
+    costs: Path | None,
+    kernels: str,
+    ratios: Sequence[int],
+    periods: Sequence[int],
+    seeds: Sequence[int],
+) -> list[Run]:
+    """Every combination of what there is to compare."""
+    from tdpmmu.simulation.sweep import combinations
+    from tdpmmu.versions.registry import UnknownName, named
+    from tdpmmu.worlds.simulate.costs import CostsError, load_costs
+
+    names = [name.strip() for name in kernels.split(",")]
+    try:
+        for name in names:
+            named(name)
+        table = load_costs(costs)
+    except (UnknownName, CostsError) as error:
+        raise UsageError(str(error)) from None
+    return combinations(
+        experiment, table, kernels=names, ratios=ratios, periods_ms=periods, seeds=seeds
+    )
+
+
+def run_all(runs: list[Run], engine: str, workers: int) -> list[Result]:
+    """Do them, with a progress bar where there is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from tdpmmu.distribute.executor import DistributeError
+    from tdpmmu.simulation.sweep import sweep
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        bar = progress.add_task("runs", total=len(runs))
+        try:
+            return sweep(runs, engine, workers, lambda _, __: progress.advance(bar))
+        except DistributeError as error:
+            raise UsageError(str(error)) from None
+
+
+def run_and_show(
+    runs: list[Run],
+    engine: str,
+    workers: int,
+    as_json: bool,
+    plots: Sequence[str],
+    parquet: str | None,
+) -> None:
+    """Run all, show all; what cannot be written is refused before anything is run."""
+    for path in plots:
+        _form(path)
+    _show(run_all(runs, engine, workers), as_json, plots, parquet)
+
+
+def _show(results: list[Result], as_json: bool, plots: Sequence[str], parquet: str | None) -> None:
+    from rich.console import Console
+
+    from tdpmmu.cli.output import whole_file
+    from tdpmmu.simulation.export import to_json, write_parquet
+    from tdpmmu.simulation.show import NOTES, causes, table
+
+    if as_json:
+        json.dump(to_json(results), sys.stdout, indent=1)
+        print()
+    else:
+        console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+        console.print(table(results))
+        console.print()
+        console.print(causes(results))
+        console.print()
+        for note in NOTES:
+            print(note)
+    for path in plots:
+        _draw(results, path)
+    if parquet is not None:
+        try:
+            with whole_file(parquet) as file:
+                write_parquet(results, file)
+        except ImportError:
+            raise UsageError("--parquet needs pyarrow: pip install 'tdpmmu[parquet]'") from None
+
+
+def _form(path: str) -> str:
+    """What kind of picture a file's name asks for."""
+    form = Path(path).suffix.lstrip(".").lower()
+    if form not in FORMATS:
+        raise UsageError(f"--plot: expected a file that ends with {', '.join(FORMATS)}: {path!r}")
+    return form
+
+
+def _draw(results: list[Result], path: str) -> None:
+    from tdpmmu.cli.output import whole_file
+    from tdpmmu.simulation.plots import plot
+
+    try:
+        with whole_file(path) as file:
+            plot(results, file, _form(path))
+    except ImportError:
+        raise UsageError("--plot needs matplotlib: pip install 'tdpmmu[plots]'") from None
