@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tdpmmu.arch.spte import PAGE_SHIFT, SpteFormat
-from tdpmmu.arch.table import ReadSpte, SetPrivate, TablePage, WriteSpte, XchgSpte
+from tdpmmu.arch.table import CmpXchgSpte, ReadSpte, SetPrivate, TablePage, WriteSpte, XchgSpte
 from tdpmmu.events.records import PfnMarkedDirty
+from tdpmmu.kernel.locks import NeedBreak
 from tdpmmu.machine.op import Op
+from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.simulation.regions import LOST
 from tdpmmu.simulation.tables import ENTRIES, ArrayPage
 
 if TYPE_CHECKING:
+    from tdpmmu.mmu.kvm import Memslot
     from tdpmmu.mmu.lifetime import Lifetime as Base
     from tdpmmu.simulation.machine import Simulation
     from tdpmmu.worlds.simulate.clock import Clock
@@ -49,8 +52,58 @@ class FillSplit(Op):
     level: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClearEntries(Op):
+    """Take bits from leaves of a last-level table, from ``index`` on, where ``old`` was read.
+
+    As many as can be done before it is somebody else's turn, but not the last one of the table: how
+    many, and what is read of the entry after them.
+    """
+
+    page: TablePage
+    index: int
+    old: int
+    bits: int
+
+
 class Bulk(Base):
     """Whole tables at once."""
+
+    async def clear_range_in(
+        self, root: TablePage, slot: Memslot, bits: int, min_level: int
+    ) -> None:
+        """The walk of the layer below, which makes it run through last-level tables."""
+        kvm = self.kvm
+        shared = not await kvm.mmu_lock.held_for_write()
+        end = slot.base_gfn + slot.npages
+        await kvm.rcu.read_lock()
+        it = TdpIter(kvm, root, slot.base_gfn, end, min_level=min_level)
+        while await it.next_pte():
+            retried = False
+            if it.level == 1 and self.may_yield_here(it):
+                await self.run_through(it, bits)
+            while True:
+                if await self.iter_cond_resched(it, False, shared):
+                    break
+                if not self.is_leaf_to_clear(it, retried) or not it.old_spte & bits:
+                    break
+                if await self.set_spte_atomic(it, it.old_spte & ~bits):
+                    break
+                it.old_spte = await self.reread(it)
+                retried = True
+        await kvm.rcu.read_unlock()
+
+    async def run_through(self, it: TdpIter, bits: int) -> None:
+        """On to the first entry of this table that has to be looked at by itself."""
+        table = it.pt_path[0]
+        assert table is not None
+        index = self.kvm.geometry.index(it.gfn, 1)
+        done, old = await ClearEntries(table, index, it.old_spte, bits)
+        if done:
+            it.gfn += done
+            it.next_last_level_gfn = it.gfn
+            it.sptep = table.entries[index + done]
+            it.old_spte = old
 
     async def remove_entries(self, sp: TablePage, base: int, level: int, shared: bool) -> None:
         if level > 1 or not await RemoveEntries(sp, base, shared):
@@ -89,6 +142,7 @@ class BulkOps:
         self._clock = clock
         clock.handlers[RemoveEntries] = self._remove
         clock.handlers[FillSplit] = self._fill
+        clock.handlers[ClearEntries] = self._clear
 
     def _seen_inside(self, thread: SimThread, region: int, shared: bool) -> bool:
         """Whether another thread could be in a table of that 2 MiB region."""
@@ -136,6 +190,36 @@ class BulkOps:
         if mapped:
             run.regions.set(LOST, op.base)
         clock.complete(thread, True, cost)
+        return True
+
+    def _clear(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, ClearEntries)
+        page = op.page
+        assert isinstance(page, ArrayPage)
+        run, clock, price = self._simulation, self._clock, self._clock.price
+        fmt, row, bits = run.format, page.row()[op.index :], np.uint64(op.bits)
+        limit = min(clock.next_turn()[0], clock.until)
+        contended = clock.locks.contended(run.kvm.mmu_lock.name)
+        if int(row[0]) != op.old or len(row) < 2 or contended or clock.cpus.limit:
+            clock.complete(thread, (0, op.old), 0)
+            return True
+        # Of the last one nothing is done here: the walk goes on at another table after it.
+        entries = row[:-1]
+        clears = present_mask(fmt, entries) & (entries & bits != 0)
+        loses = clears & dirty_mask(fmt, entries) & ~dirty_mask(fmt, entries & ~bits)
+        cost = price.of(NeedBreak) + clears * price.of(CmpXchgSpte)
+        cost += loses * price.of_event(PfnMarkedDirty)
+        over = np.cumsum(cost + price.of(ReadSpte))
+        done = int(np.searchsorted(over, limit - thread.now, side="right"))
+        counts = clock.ledger.counts
+        cleared, lost = int(clears[:done].sum()), int(loses[:done].sum())
+        if cleared:
+            entries[:done][clears[:done]] &= ~bits
+            counts["SpteChanged"] += cleared
+        if lost:
+            counts["PfnMarkedDirty"] += lost
+        ns = int(over[done - 1]) if done else 0
+        clock.complete(thread, (done, int(row[done]) if done else op.old), ns)
         return True
 
     def _fill(self, thread: SimThread, op: Op) -> bool:
