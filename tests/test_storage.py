@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -200,3 +201,26 @@ def test_the_command() -> None:
         assert done.returncode == 2
         assert what in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def peak(*more: str) -> tuple[dict[str, Any], float]:
+    """What a search in a process of its own says, and the MiB that it took."""
+    command = [sys.executable, "-m", "tdpmmu.cli.main", "check", "nx-recovery", "--json"]
+    command += ["--loop", "compiled", "-k", "5.12-rc4", "-p", "flush-on-nx-zap", *more]
+    command += ["-p", "flush-when-yielding", "--fanout", "4", "--vcpus", "2", "--nx-pages", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        answer = json.loads(process.stdout.read())
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0
+    return answer, usage.ru_maxrss / 1024
+
+
+def test_a_budget_of_memory_is_kept_to() -> None:
+    _, least = peak("--states", "5000")
+    memory = int(least) + 40
+    answer, most = peak("--memory", str(memory))
+    assert answer["verdict"] == "budget"
+    assert answer["stopped"] == f"the budget of {memory:,} MiB is used up"
+    assert answer["states"] > 20_000
+    assert least < most <= memory

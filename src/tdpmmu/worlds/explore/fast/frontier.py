@@ -42,8 +42,8 @@ class Frontier(Store):
         """Whether the table is."""
         return int(self.ctl[c.ROOM]) == self.most
 
-    def grow_states(self, capacity: int = 0) -> None:
-        """Room for more states in the order in which they were found."""
+    def grow_states(self, capacity: int = 0, *, most: int = 0) -> None:
+        """Room for more states in the order in which they were found: it is given back again."""
         super().grow_states(capacity)
         self.ctl[c.ROOM] = min(self.capacity, self.most)
 

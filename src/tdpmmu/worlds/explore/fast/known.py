@@ -11,7 +11,11 @@ from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import facts as f
 from tdpmmu.worlds.explore.fast.control import Words
+from tdpmmu.worlds.explore.fast.room import Room
 from tdpmmu.worlds.explore.fast.store import slots_for
+
+MOST = 1 << 26
+"""Shared states for which there is room in place."""
 
 
 class Known:
@@ -21,13 +25,13 @@ class Known:
         self.ctl = ctl
         self.chunks = chunks
         ctl[c.CHUNKS], ctl[c.SHARED], ctl[c.USED] = chunks, 0, 0
-        self.values: Words = np.empty(0, np.uint32)
-        self.hashes: Words = np.empty(0, np.uint64)
-        self.shared_slots: Words = np.empty(0, np.uint32)
-        self.keys: Words = np.zeros(4 * shared, np.int64)
-        self.offsets: Words = np.zeros(4 * shared, np.int64)
-        self.pool: Words = np.empty(4 * shared, np.int64)
+        self._values = Room(np.uint32, MOST * chunks)
+        self._hashes = Room(np.uint64, MOST)
+        self._shared_slots = Room(np.uint32, slots_for(MOST))
+        self._keys, self._offsets = Room(np.int64, 16 * MOST), Room(np.int64, 16 * MOST)
+        self._pool = Room(np.int64, 64 * MOST)
         self.grow_shared(shared)
+        self._grow_entries(4 * shared, 4 * shared)
 
     def table(self) -> f.Table:
         """The arrays, for compiled code."""
@@ -40,9 +44,11 @@ class Known:
     def grow_shared(self, capacity: int = 0) -> None:
         """Room for twice as many shared states."""
         capacity = capacity or 2 * len(self.hashes)
-        self.values.resize(capacity * self.chunks, refcheck=False)
-        self.hashes.resize(capacity, refcheck=False)
-        self.shared_slots = np.zeros(slots_for(capacity), np.uint32)
+        slots = slots_for(capacity)
+        self.values: Words = self._values.grow(capacity * self.chunks)[: capacity * self.chunks]
+        self.hashes: Words = self._hashes.grow(capacity)[:capacity]
+        self.shared_slots: Words = self._shared_slots.grow(slots)[:slots]
+        self.shared_slots[:] = 0
         self.ctl[c.SHARED_BITS] = (capacity + 1).bit_length()
         f.index_shared(
             self.values,
@@ -55,11 +61,14 @@ class Known:
 
     def grow_entries(self, turns: int = 0) -> None:
         """Room for twice as many entries, and for one of so many turns."""
-        keys = np.zeros(2 * len(self.keys), np.int64)
-        offsets = np.zeros(2 * len(self.keys), np.int64)
-        f.move_entries(self.keys, self.offsets, keys, offsets)
-        self.keys, self.offsets = keys, offsets
-        self.pool.resize(2 * len(self.pool) + turns + 1, refcheck=False)
+        self._grow_entries(2 * len(self.keys), 2 * len(self.pool) + turns + 1)
+
+    def _grow_entries(self, slots: int, words: int) -> None:
+        self.keys: Words = self._keys.grow(slots)[:slots]
+        self.offsets: Words = self._offsets.grow(slots)[:slots]
+        self.pool: Words = self._pool.grow(words)[:words]
+        self.keys[:] = 0
+        f.index_entries(self.keys, self.offsets, self.pool, self.ctl[c.USED])
 
     # --- shared states --------------------------------------------------------------------------
 
@@ -113,24 +122,25 @@ class Known:
     def restore(self, values: Words, hashes: Words, pool: Words) -> None:
         """Shared states and entries as they were saved; facts are another matter."""
         capacity = max(2 * len(hashes), len(self.hashes))
-        self.values.resize(capacity * self.chunks, refcheck=False)
-        self.hashes.resize(capacity, refcheck=False)
-        self.values[: len(values)] = values
-        self.hashes[: len(hashes)] = hashes
+        self._values.grow(capacity * self.chunks)[: len(values)] = values
+        self._hashes.grow(capacity)[: len(hashes)] = hashes
         self.grow_shared(capacity)
         size = len(self.keys)
         while self.ctl[c.ENTRIES] + 1 > size // 3 * 2:
             size *= 2
-        self.keys, self.offsets = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        self.pool.resize(max(2 * len(pool), len(self.pool)), refcheck=False)
-        self.pool[: len(pool)] = pool
-        f.index_entries(self.keys, self.offsets, self.pool, len(pool))
+        self._pool.grow(len(pool))[: len(pool)] = pool
+        self._grow_entries(size, max(2 * len(pool), len(self.pool)))
 
     def bytes_used(self) -> dict[str, int]:
-        """What the arrays take, by what they are for."""
+        """What the arrays take, by what they are for: as far as they are filled."""
+        shared, used = int(self.ctl[c.SHARED]), int(self.ctl[c.USED])
         return {
-            "shared": self.values.nbytes + self.hashes.nbytes + self.shared_slots.nbytes,
-            "turns": self.keys.nbytes + self.offsets.nbytes + self.pool.nbytes,
+            "shared": self._values.bytes_of(shared * self.chunks)
+            + self._hashes.bytes_of(shared)
+            + self._shared_slots.bytes_of(len(self.shared_slots)),
+            "turns": self._keys.bytes_of(len(self.keys))
+            + self._offsets.bytes_of(len(self.offsets))
+            + self._pool.bytes_of(used),
         }
 
 

@@ -33,6 +33,14 @@ SLICE = 1 << 16
 
 ASKS = (c.ASK, c.MISSED_OPERATION, c.MISSED_ORDER)
 
+SPARE = 8 << 20
+"""Bytes of a budget of memory that are taken between two looks at it, at most."""
+
+NO_END = 1 << 62
+
+LEAST_GROWTH = 64
+"""If there is no memory for so small a part of the states there are, it is used up."""
+
 QUESTION = 5
 """Words of a question to the threads' code, before the shared state that it is about."""
 
@@ -235,28 +243,43 @@ class CompiledLoop:
         explorer.result.depth = int(ctl[c.DEPTH])
         if explorer.keeper is not None and explorer.keeper.due():
             explorer.keeper.save(self)
-        return explorer._budget_used(began)
+        return explorer._budget_used(began) or (self.memory_left() < 0 and not self._no_memory())
 
     def _grow(self, code: int) -> bool:
         """Make room, if the budget of memory has any."""
-        memory = self.explorer.budget.memory
-        used = self.bytes_used()
-        what, grow, factor = {
-            c.FULL_STATES: ("states", self.store.grow_states, 0.5),
-            c.FULL_SHARED: ("shared", self.known.grow_shared, 1),
-            c.FULL_ENTRIES: ("turns", self.known.grow_entries, 1),
-            c.FULL_FACTS: ("facts", self.learner.grow_facts, 1),
-            c.FULL_WAYS: ("facts", self.learner.grow_scratch, 1),
+        left = self.memory_left()
+        if code == c.FULL_STATES:
+            if left < self.store.bytes_for(len(self.store) // LEAST_GROWTH):
+                return self._no_memory()
+            self.store.grow_states(most=left)
+            return True
+        takes, grow = {
+            c.FULL_SHARED: (self.known.shared_slots.nbytes, self.known.grow_shared),
+            c.FULL_ENTRIES: (2 * self.known.keys.nbytes, self.known.grow_entries),
+            c.FULL_FACTS: (2 * self.learner.turns.nbytes, self.learner.grow_facts),
+            c.FULL_WAYS: (0, self.learner.grow_scratch),
         }[code]
-        if (
-            memory
-            and getrusage(RUSAGE_SELF).ru_maxrss / 1024 + used[what] * factor / 2**20 > memory
-        ):
-            self.explorer.result.stopped = f"the budget of {memory:,} MiB is used up"
-            return False
+        if left < takes:
+            return self._no_memory()
         grow()
         self.make_room()
         return True
+
+    def memory_left(self) -> int:
+        """Bytes that the budget has left, but for what may be taken before the next look.
+
+        That is also a byte for each state that is kept, should their fields have to be widened.
+        """
+        memory = self.explorer.budget.memory
+        if not memory:
+            return NO_END
+        spare = SPARE + len(self.store) - self.store.given_back
+        return (memory << 20) - (getrusage(RUSAGE_SELF).ru_maxrss << 10) - spare
+
+    def _no_memory(self) -> bool:
+        memory = self.explorer.budget.memory
+        self.explorer.result.stopped = f"the budget of {memory:,} MiB is used up"
+        return False
 
     def states_of(self, numbers: Sequence[int]) -> list[int]:
         """Packed states, by ascending numbers."""

@@ -71,9 +71,16 @@ class Store:
 
     # --- growth -------------------------------------------------------------------------------
 
-    def grow_states(self, capacity: int = 0) -> None:
-        """Room for more states, or for ``capacity``."""
-        self.capacity = capacity or more(self.capacity)
+    def bytes_for(self, states: int) -> int:
+        """What so many more states take."""
+        return states * (self.fields.width + 1) + 4 * slots_for(states)
+
+    def grow_states(self, capacity: int = 0, *, most: int = 0) -> None:
+        """Room for more states, or for ``capacity``; ``most`` is how many bytes they may take."""
+        before, capacity = self.capacity, capacity or more(self.capacity)
+        if most and most < self.bytes_for(capacity - before):
+            capacity = before + most * before // self.bytes_for(before)
+        self.capacity = capacity
         if self.capacity >= MOST:
             raise OverflowError(f"more than {MOST:,} states")
         self._order.grow(self.capacity * self.fields.width + BEHIND)
