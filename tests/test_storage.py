@@ -207,7 +207,8 @@ def peak(*more: str) -> tuple[dict[str, Any], float]:
     """What a search in a process of its own says, and the MiB that it took."""
     command = [sys.executable, "-m", "tdpmmu.cli.main", "check", "nx-recovery", "--json"]
     command += ["--loop", "compiled", "-k", "5.12-rc4", "-p", "flush-on-nx-zap", *more]
-    command += ["-p", "flush-when-yielding", "--fanout", "4", "--vcpus", "2", "--nx-pages", "2"]
+    command += ["-p", "flush-when-yielding", "--fanout", "4", "--vcpus", "3", "--nx-pages", "3"]
+    command += ["--legacy", "3", "--gfns", "4", "--faults", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         answer = json.loads(process.stdout.read())
