@@ -110,6 +110,9 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         if collecting:
+            # All of it is old now, or the next collection would go through it as if it were new.
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()
 
 

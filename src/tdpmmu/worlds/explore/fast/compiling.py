@@ -19,7 +19,8 @@ from numba import njit
 config: Any = numba.config
 
 FILES = (
-    *("compiling.py", "control.py", "facts.py", "learnt.py", "compose.py", "states.py", "lossy.py"),
+    *("compiling.py", "control.py", "facts.py", "learnt.py", "segments.py", "compose.py"),
+    *("states.py", "lossy.py"),
     *("kernels.py", "cycles.py", "../turn.py", "../parallel/sets.py", "../parallel/kernels.py"),
 )
 
@@ -37,13 +38,22 @@ _DIRECTORY = _directory()
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first use; where nothing can be written, in every process anew."""
+    """Compile on first use; where nothing can be written, in every process anew.
+
+    For functions that only use arrays which they are given: references are not counted, which
+    would cost an addition and a look at the array's owner wherever one is taken out of a tuple.
+    """
+    return _compile(function, _nrt=False)
+
+
+def allocating(function: Callable[..., Any]) -> Any:
+    """The same, for functions that make arrays."""
     return _compile(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """The same, put in place wherever it is called."""
-    return _compile(function, inline="always")
+    return _compile(function, inline="always", _nrt=False)
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:

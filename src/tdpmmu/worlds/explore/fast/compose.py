@@ -1,8 +1,9 @@
-"""Compiled: what a thread's next turn does, put together from its operations; entries made of it.
+"""Compiled: what a thread's next turn does, put together from its segments; entries made of it.
 
 The same as :meth:`tdpmmu.worlds.explore.turn.Turns.choices` does, with the same outcomes in the
-same order, where operations and the positions after them are known (see
-:mod:`~tdpmmu.worlds.explore.fast.learnt`).  It comes back to Python for what is not.
+same order, out of segments (:mod:`~tdpmmu.worlds.explore.fast.segments`), where operations and the
+positions after them are known (:mod:`~tdpmmu.worlds.explore.fast.learnt`).  It comes back to Python
+for what is not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tdpmmu.worlds.explore.fast.control import (
     COMPOSED,
     ENTRIES,
     FACTS,
+    FOUND,
     FREE,
     FULL_ENTRIES,
     FULL_FACTS,
@@ -27,14 +29,9 @@ from tdpmmu.worlds.explore.fast.control import (
     FULL_WAYS,
     GONE,
     MADE,
-    MISSED_AFTER,
-    MISSED_IDLE,
-    MISSED_OPERATION,
     MISSED_ORDER,
-    MISSED_POSITION,
     MISSED_THREAD,
     REDUCE,
-    REPORTED,
     SEQUENCES,
     SHARED,
     URGENT,
@@ -44,248 +41,233 @@ from tdpmmu.worlds.explore.fast.control import (
 )
 from tdpmmu.worlds.explore.fast.facts import (
     entry_key,
-    find_key,
     hash_value,
     intern_candidate,
     put_entry,
 )
 from tdpmmu.worlds.explore.fast.learnt import (
-    ACTS,
-    ALONE,
-    CHOOSES,
     ENDED,
-    FAILED,
-    HARM,
-    LEFT,
-    MAY_BLOCK,
-    MOVES,
-    NEITHER,
     ORDERS,
-    PROGRESS,
     QUESTIONS,
     RAISED,
-    RIGHT,
-    UNKNOWN,
     VCPU,
     add_fact,
     add_view,
     answer,
     one_more,
 )
+from tdpmmu.worlds.explore.fast.segments import (
+    AFTER,
+    ENDS,
+    GETS_ON,
+    GOES,
+    HARMS,
+    HEAD,
+    IDLE,
+    Bench,
+    new_bench,
+    point,
+    run_segment,
+)
 from tdpmmu.worlds.explore.turn import LONGEST_TURN, SEGMENT
 
 # Columns of pending ways and of visits.
-POSITION, AFTER, IDLE, STEPS, PARTS, EVENTS, VIOLATIONS, GETS_ON, HARMS, WAY, HASH = range(11)
-COLUMNS = 11
+POSITION, ABOUT, PARTS, EVENTS, VIOLATIONS, WAY, HASH = range(7)
+COLUMNS = 7
 
 MOST_PARTS = LONGEST_TURN // SEGMENT
 
-_GOES, _ENDS, _STUCK, _DROPPED = range(4)
+MOST_HEARD = 1 << 12
+"""Events of one segment, in all its outcomes, beyond which Python has to put it together."""
+
+_DROPPED = 3
 
 
 class Scratch(NamedTuple):
-    """Room to work in: ``row`` is the shared state as it is on the way."""
+    """Room to work in: ``row`` is the shared state as it is on the way that is at ``now``."""
 
     row: Words
+    now: Words
     looked: Words
     pending_rows: Words
     pending: Words
     visit_rows: Words
     visits: Words
     out: Words
+    bench: Bench
+
+
+def new_scratch(chunks: int, room: int) -> Scratch:
+    """For so many ways at a time."""
+    return Scratch(
+        np.zeros(chunks, np.uint32),
+        np.zeros(COLUMNS, np.int64),
+        np.zeros(chunks, np.bool_),
+        np.zeros((room, chunks), np.uint32),
+        np.zeros((room, COLUMNS), np.int64),
+        np.zeros((room, chunks), np.uint32),
+        np.zeros((room, COLUMNS), np.int64),
+        np.zeros(4 * room + 4 * chunks, np.int64),
+        new_bench(chunks, room),
+    )
 
 
 @compiled
-def _visited(work, number, row_hash, position, after, idle):
-    """Whether a visit was at that point."""
+def _visited(work, number, now):
+    """Whether a visit was at that point, with the same shared state."""
     visit = work.visits[number]
-    if (
-        visit[HASH] != row_hash
-        or visit[POSITION] != position
-        or visit[AFTER] != after
-        or visit[IDLE] != idle
-    ):
-        return False
-    row = work.row
-    same = True
-    for i in range(row.shape[0]):
-        if work.visit_rows[number, i] != row[i]:
-            same = False
-            break
+    same = (
+        visit[HASH] == now[HASH]
+        and visit[POSITION] == now[POSITION]
+        and (visit[ABOUT] ^ now[ABOUT]) & (AFTER | IDLE) == 0
+    )
+    if same:
+        for i in range(work.row.shape[0]):
+            if work.visit_rows[number, i] != work.row[i]:
+                same = False
+                break
     return same
 
 
 @compiled
-def _save(rows, table, number, row, values):
-    """Keep a way, or a visit."""
-    for i in range(row.shape[0]):
-        rows[number, i] = row[i]
-    for i in range(COLUMNS):
-        table[number, i] = values[i]
+def _been_here(work, visits, now):
+    """``GOES``, or ``ENDS`` if the way goes round, or ``_DROPPED`` if others did the same."""
+    visit = now[WAY]
+    while visit >= 0:
+        if _visited(work, visit, now):
+            return np.int64(ENDS)  # let others in between
+        visit = work.visits[visit, WAY]
+    for visit in range(visits):
+        if (
+            work.visits[visit, EVENTS] == now[EVENTS]
+            and work.visits[visit, VIOLATIONS] == now[VIOLATIONS]
+            and _visited(work, visit, now)
+        ):
+            return np.int64(_DROPPED)  # whatever comes now has come before
+    return np.int64(GOES)
+
+
+@compiled
+def _go_on(ctl, learnt, now, words, at, row):
+    """Take one outcome of a segment: what happened, and what it changes, added to a way."""
+    about = np.int64(words[at + 1])
+    now[POSITION] = words[at]
+    now[ABOUT] = about | (now[ABOUT] & GETS_ON)
+    events, violations = np.int64(words[at + 2]), np.int64(words[at + 3])
+    changes = np.int64(words[at + 4])
+    at += HEAD
+    for i in range(at, at + events):
+        now[EVENTS] = one_more(ctl, learnt, now[EVENTS], np.int64(words[i]))
+    at += events
+    for i in range(at, at + violations):
+        now[VIOLATIONS] = one_more(ctl, learnt, now[VIOLATIONS], np.int64(words[i]))
+    at += violations
+    hashed = uint64(now[HASH])
+    for i in range(at, at + 2 * changes, 2):
+        chunk, value = words[i], words[i + 1]
+        hashed -= hash_value(chunk, row[chunk])
+        hashed += hash_value(chunk, value)
+        row[chunk] = value
+    now[HASH] = np.int64(hashed)
+
+
+@compiled
+def _heard(words, at):
+    """Events and violations in all outcomes of a segment."""
+    total = np.int64(0)
+    for which in range(words[at]):
+        begin = at + np.int64(words[at + 1 + which])
+        total += np.int64(words[begin + 2]) + np.int64(words[begin + 3])
+    return total
+
+
+@compiled
+def _segment(ctl, learnt, work, thread, now):
+    """Find what a way's next segment leads to, or run it; where it is, in ``FOUND``."""
+    after = np.int64(now[ABOUT] & AFTER != 0)
+    idle = np.int64(now[ABOUT] & IDLE != 0)
+    position = now[POSITION]
+    question = point(thread, position, after, idle)
+    at = answer(learnt.segments, question, work.row, 0, work.looked)
+    if at >= 0:
+        ctl[FOUND] = at
+        return np.int64(MADE)
+    bench = work.bench
+    for i in range(work.row.shape[0]):
+        bench.row[i] = work.row[i]
+    code = run_segment(ctl, learnt, bench, thread, position, after, idle)
+    if code == MADE:
+        for i in range(work.row.shape[0]):
+            if bench.looked[i]:
+                work.looked[i] = True
+    return code
 
 
 @compiled
 def compose(ctl, learnt, work, values, hashes, shared, thread, start):
     """Make the fact of a turn that is missing: ``MADE``, or what stands in the way."""
-    ops, turns = learnt.ops, learnt.turns
-    facts = ops.words
+    turns, segments = learnt.turns, learnt.segments
     chunks = ctl[CHUNKS]
     base = shared * chunks
     row, looked, out = work.row, work.looked, work.out
     ctl[MISSED_THREAD] = thread
-    ctl[MISSED_POSITION] = start
-    outcomes = used = np.int64(0)
+    outcomes = used = pending = visits = np.int64(0)
     waits = True
     kind = np.int64(FREE)
     looked[:] = False
     first = np.int64(learnt.deeds[thread << 18 | start])
-    if first < 0:
+    if first in (ENDED, RAISED):
         kind = np.int64(GONE)
-    pending = np.int64(0)
-    now = np.zeros(COLUMNS, np.int64)
-    now[POSITION], now[IDLE], now[WAY] = start, 1, -1
+    now = work.now
+    now[:] = 0
+    now[POSITION], now[ABOUT], now[WAY], now[HASH] = start, IDLE, -1, np.int64(hashes[shared])
     for i in range(chunks):
         row[i] = values[base + i]
-    hashed = uint64(hashes[shared])
-    now[HASH] = np.int64(hashed)
-    _save(work.visit_rows, work.visits, 0, row, now)
-    now[WAY] = 0
-    visits = np.int64(1)
-    while first >= 0:
-        position, after, idle = now[POSITION], now[AFTER], now[IDLE]
-        steps, parts, way = now[STEPS], now[PARTS], now[WAY]
-        events, violations = now[EVENTS], now[VIOLATIONS]
-        gets_on, harms = now[GETS_ON], now[HARMS]
-        hashed = uint64(now[HASH])
-        state = _GOES
-        while state == _GOES:
-            deed = np.int64(learnt.deeds[thread << 18 | position])
-            if deed == RAISED:
-                return ASK
-            ctl[MISSED_POSITION], ctl[MISSED_AFTER], ctl[MISSED_IDLE] = position, after, idle
-            if deed == UNKNOWN:
-                return MISSED_OPERATION
-            if deed == ENDED or harms:
-                state = _ENDS
-                break
-            deed -= 1
-            about = learnt.flags[deed]
-            if steps and (steps >= SEGMENT or about & VCPU):
-                steps = 0
-                parts += 1
-                if parts > MOST_PARTS:
-                    state = _ENDS
-                    break
-                visit = way
-                while visit >= 0:
-                    if _visited(work, visit, np.int64(hashed), position, after, idle):
-                        state = _ENDS  # it goes round: let others in between
-                        break
-                    visit = work.visits[visit, WAY]
-                if state != _GOES:
-                    break
-                for visit in range(visits):
-                    if (
-                        work.visits[visit, EVENTS] == events
-                        and work.visits[visit, VIOLATIONS] == violations
-                        and _visited(work, visit, np.int64(hashed), position, after, idle)
-                    ):
-                        state = _DROPPED  # whatever comes now has come before
-                        break
-                if state != _GOES:
-                    break
-                if visits == work.visits.shape[0]:
-                    return FULL_WAYS
-                now[POSITION], now[AFTER], now[IDLE], now[WAY] = position, after, idle, way
-                now[EVENTS], now[VIOLATIONS], now[HASH] = events, violations, np.int64(hashed)
-                _save(work.visit_rows, work.visits, visits, row, now)
-                way = visits
-                visits += 1
-            at = answer(ops, deed * QUESTIONS + MOVES, row, 0, looked)
-            if at < 0:
-                return MISSED_OPERATION
-            mover = np.int64(facts[at])
-            if after and mover in (NEITHER, RIGHT):
-                state = _ENDS
-                break
-            if about & MAY_BLOCK and not (after or idle or about & ALONE):
-                # Whoever has taken something must be seen with it, or deadlocks are lost.
-                state = _ENDS
-                break
-            at = answer(ops, deed * QUESTIONS + ACTS, row, 0, looked)
-            if at < 0:
-                return MISSED_OPERATION
-            count = np.int64(facts[at])
-            if count == 0:
-                state = _STUCK if idle else _ENDS
-                break
-            if mover in (NEITHER, LEFT):
-                after = 1
-            if not about & CHOOSES:
-                idle = 0
-            steps += 1
+    while kind == FREE:
+        state = now[ABOUT] & 3
+        if state == GOES and now[PARTS]:
+            state = np.int64(ENDS)
+            if now[PARTS] <= MOST_PARTS:
+                state = _been_here(work, visits, now)
+        if state == GOES:
+            if visits == work.visits.shape[0]:
+                return FULL_WAYS
+            for i in range(chunks):
+                work.visit_rows[visits, i] = row[i]
+            for i in range(COLUMNS):
+                work.visits[visits, i] = now[i]
+            now[WAY] = visits
+            visits += 1
+            code = _segment(ctl, learnt, work, thread, now)
+            if code != MADE:
+                return code
+            at = ctl[FOUND]
+            count = np.int64(segments.words[at])
             if pending + count > work.pending.shape[0]:
                 return FULL_WAYS
-            for which in range(count - 1, -1, -1):
-                # An outcome is [result, about it, events, violations, changes, ...].
-                act = at + np.int64(facts[at + 1 + which])
-                what = np.int64(facts[act + 1])
-                if what & FAILED:
-                    return ASK
-                target = find_key(
-                    learnt.after_keys,
-                    learnt.after,
-                    (thread << 18 | position) << 32 | (np.int64(facts[act]) + 1),
-                )
-                if target < 0:
-                    return MISSED_OPERATION
-                now[POSITION], now[AFTER], now[IDLE] = target, after, idle
-                now[STEPS], now[PARTS], now[WAY] = steps, parts, way
-                now[GETS_ON] = gets_on | (what & PROGRESS)
-                now[HARMS] = harms | (what & HARM)
-                heard, broken = np.int64(facts[act + 2]), np.int64(facts[act + 3])
-                changed = np.int64(facts[act + 4])
-                if ctl[SEQUENCES] + heard + broken + 1 > learnt.sequences.shape[0] // 3 * 2:
-                    return FULL_FACTS
-                act += 5
-                sequence = events
-                for i in range(act, act + heard):
-                    sequence = one_more(ctl, learnt, sequence, np.int64(facts[i]))
-                now[EVENTS] = sequence
-                act += heard
-                sequence = violations
-                for i in range(act, act + broken):
-                    # The number of its property is in the low bits.
-                    if not ctl[REPORTED] >> (np.int64(facts[i]) & 63) & 1:
-                        return ASK
-                    sequence = one_more(ctl, learnt, sequence, np.int64(facts[i]))
-                now[VIOLATIONS] = sequence
-                act += broken
-                if which:
-                    for i in range(chunks):
-                        work.pending_rows[pending, i] = row[i]
-                    into = work.pending_rows[pending]
-                else:
-                    into = row
-                after_hash = hashed
-                for i in range(act, act + 2 * changed, 2):
-                    chunk, value = facts[i], facts[i + 1]
-                    after_hash -= hash_value(chunk, into[chunk])
-                    after_hash += hash_value(chunk, value)
-                    into[chunk] = value
-                now[HASH] = np.int64(after_hash)
-                if which:
-                    for i in range(COLUMNS):
-                        work.pending[pending, i] = now[i]
-                    pending += 1
-            position, events, violations = now[POSITION], now[EVENTS], now[VIOLATIONS]
-            gets_on, harms, hashed = now[GETS_ON], now[HARMS], uint64(now[HASH])
-        if state == _ENDS:
+            if _heard(segments.words, at) > MOST_HEARD:
+                return ASK
+            if ctl[SEQUENCES] + MOST_HEARD > learnt.sequences.shape[0] // 3 * 2:
+                return FULL_FACTS
+            now[PARTS] += 1
+            for which in range(count - 1, 0, -1):
+                into, way = work.pending_rows[pending], work.pending[pending]
+                for i in range(chunks):
+                    into[i] = row[i]
+                for i in range(COLUMNS):
+                    way[i] = now[i]
+                begin = at + np.int64(segments.words[at + 1 + which])
+                _go_on(ctl, learnt, way, segments.words, begin, into)
+                pending += 1
+            begin = at + np.int64(segments.words[at + 1])
+            _go_on(ctl, learnt, now, segments.words, begin, row)
+            continue
+        if state == ENDS:
             waits = False
-        if state != _DROPPED and not harms:
+        if state != _DROPPED and not now[ABOUT] & HARMS:
             if used + 2 + 2 * chunks > out.shape[0]:
                 return FULL_WAYS
-            out[used] = (np.int64(1 if gets_on else 0) << 31) | position
+            out[used] = (np.int64(now[ABOUT] & GETS_ON != 0) << 31) | now[POSITION]
             mark = used + 1
             used += 2
             for i in range(chunks):
@@ -303,28 +285,26 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
         for i in range(COLUMNS):
             now[i] = work.pending[pending, i]
     above = outcomes
-    if first >= 0:
+    if kind == FREE:
         if waits:
             outcomes = used = above = np.int64(0)  # whatever it chooses, it has to wait
         if ctl[REDUCE] and learnt.flags[first - 1] & VCPU:
-            ctl[MISSED_POSITION] = start
             question = (first - 1) * QUESTIONS + ORDERS
-            at = answer(ops, question, values, base, looked)
+            at = answer(learnt.ops, question, values, base, looked)
             if at < 0:
                 return MISSED_ORDER
-            if waits:
-                if facts[at + 1]:
-                    kind = np.int64(BLOCKED)
-                    above = np.int64(facts[at + 1]) - 1
-            elif facts[at]:
+            urgent, rival = np.int64(learnt.ops.words[at]), np.int64(learnt.ops.words[at + 1])
+            if waits and rival:
+                kind = np.int64(BLOCKED)
+                above = rival - 1
+            elif not waits and urgent:
                 kind = np.int64(URGENT)
     if ctl[FACTS] + 1 > turns.slots.shape[0] // 3 * 2:
         return FULL_FACTS
-    if (
-        ctl[WRITTEN] + 2 * chunks + 4 + used > turns.words.shape[0]
-        or used + 1 + chunks > out.shape[0]
-    ):
-        return FULL_FACTS if used + 1 + chunks <= out.shape[0] else FULL_WAYS
+    if used + 1 + chunks > out.shape[0]:
+        return FULL_WAYS
+    if ctl[WRITTEN] + 2 * chunks + 4 + used > turns.words.shape[0]:
+        return FULL_FACTS
     count = np.int64(0)
     for i in range(chunks):
         if looked[i]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tdpmmu.worlds.explore.fast.compiling import compiled
+from tdpmmu.worlds.explore.fast.compiling import allocating, compiled
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     COUNT,
@@ -29,7 +29,7 @@ from tdpmmu.worlds.explore.fast.states import (
 )
 
 
-@compiled
+@allocating
 def components(count, tails, heads):
     """The strongly connected component of each node (Tarjan, without recursion)."""
     first = np.zeros(count + 2, np.int64)
@@ -89,7 +89,7 @@ def components(count, tails, heads):
     return component
 
 
-@compiled
+@allocating
 def local_edges(keys, offsets, pool, first_place):
     """Turns without progress, ``(where in the pool, shared before and after, place ...)``."""
     count = 0
@@ -136,7 +136,7 @@ def mark(keys, offsets, pool, kept, marks):
                 break
 
 
-@compiled
+@allocating
 def marked_edges(ctl, packed, keys, offsets, pool, alone, marks):
     """``(thread, from, to)`` of marked turns that the search followed, in the states' order."""
     found = np.empty((1024, 3), np.int64)

@@ -12,7 +12,7 @@ from tdpmmu.worlds.explore.acts import ACTS, MOVES, QUESTIONS, Act, Deed, Fact, 
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import facts as f
 from tdpmmu.worlds.explore.fast import learnt as le
-from tdpmmu.worlds.explore.fast.compose import COLUMNS, Scratch
+from tdpmmu.worlds.explore.fast.compose import MOST_HEARD, new_scratch
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.fact_arrays import FactArrays
 from tdpmmu.worlds.explore.turn import is_progress
@@ -52,13 +52,14 @@ class Learner:
         ctl[c.REDUCE], ctl[c.SEQUENCES], self._after = explorer.turns.reduce, 0, 0
         # What is not touched takes no memory.
         self.turns = FactArrays(ctl, c.FACTS, c.WRITTEN, threads * POSITIONS, facts)
+        self.segments = FactArrays(ctl, c.SEGMENTS, c.SEGMENT_WORDS, 4 * threads * POSITIONS, facts)
         self.ops = FactArrays(ctl, c.OP_FACTS, c.OP_WRITTEN, QUESTIONS << 8, facts)
         self.deeds: Words = np.zeros(threads * POSITIONS, np.int32)
         self.flags: Words = np.zeros(1 << 8, np.uint8)
         self.after_keys: Words = np.zeros(1 << 10, np.int64)
         self.after: Words = np.zeros(1 << 10, np.int64)
-        self.sequences: Words = np.zeros(1 << 10, np.int64)
-        self.sequence_ids: Words = np.zeros(1 << 10, np.int64)
+        self.sequences: Words = np.zeros(1 << 14, np.int64)
+        self.sequence_ids: Words = np.zeros(1 << 14, np.int64)
         self._room = 0
         self.grow_scratch(256)
 
@@ -66,6 +67,7 @@ class Learner:
         """The arrays, for compiled code."""
         return le.Learnt(
             self.ops.arrays(),
+            self.segments.arrays(),
             self.turns.arrays(),
             self.deeds,
             self.flags,
@@ -77,8 +79,9 @@ class Learner:
 
     def bytes_used(self) -> dict[str, int]:
         """What the arrays take."""
-        used = sum(array.nbytes for array in self.work)
-        return {"facts": used + self.turns.nbytes + self.ops.nbytes}
+        work = (*self.work[:-1], *self.work.bench)
+        facts = (self.ops, self.segments, self.turns)
+        return {"facts": sum(array.nbytes for array in (*work, *facts))}
 
     def digest(self) -> list[int]:
         """How much was learnt, and a checksum."""
@@ -89,21 +92,13 @@ class Learner:
     def grow_scratch(self, room: int = 0) -> None:
         """Room for longer turns, and for more outcomes."""
         self._room = room = room or 2 * self._room
-        chunks = self.chunks
-        self.work = Scratch(
-            np.zeros(chunks, np.uint32),
-            np.zeros(chunks, np.bool_),
-            np.zeros((room, chunks), np.uint32),
-            np.zeros((room, COLUMNS), np.int64),
-            np.zeros((room, chunks), np.uint32),
-            np.zeros((room, COLUMNS), np.int64),
-            np.zeros(4 * room + 4 * chunks, np.int64),
-        )
+        self.work = new_scratch(self.chunks, room)
 
     def grow_facts(self) -> None:
-        """Room for more turns."""
+        """Room for more turns and segments."""
         self.turns.grow()
-        if self.ctl[c.SEQUENCES] > len(self.sequences) // 3:
+        self.segments.grow()
+        if self.ctl[c.SEQUENCES] + MOST_HEARD > len(self.sequences) // 3:
             self.sequences, self.sequence_ids = _larger(self.sequences, self.sequence_ids, 4)
 
     # --- telling ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
+from tdpmmu.worlds.explore.fast.compiling import allocating, compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     CHUNKS,
     OP_FACTS,
@@ -66,12 +66,13 @@ class Facts(NamedTuple):
 class Learnt(NamedTuple):
     """What is known of operations, and of turns.
 
-    Turns' questions and ``deeds`` go by thread and position, operations' by operation and question;
-    ``after`` has positions by position and result, ``sequences`` tells one course of events from
-    another.
+    Segments' questions go by points, turns' and ``deeds`` by thread and position, operations' by
+    operation and question; ``after`` has positions by position and result, ``sequences`` tells one
+    course of events from another.
     """
 
     ops: Facts
+    segments: Facts
     turns: Facts
     deeds: Words
     flags: Words
@@ -229,7 +230,7 @@ def add_fact(facts, written, view, row, base, answer, count):
     return at
 
 
-@compiled
+@allocating
 def learn(ctl, facts, batch):
     """Add what Python has found out of operations: there has to be room.
 

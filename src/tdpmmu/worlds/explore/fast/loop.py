@@ -178,7 +178,7 @@ class CompiledLoop:
         thread, current = int(ctl[c.MISSED_THREAD]), int(ctl[c.CURRENT])
         if code == c.MISSED_OPERATION:
             about = int(ctl[c.MISSED_AFTER]) | int(ctl[c.MISSED_IDLE]) << 1
-            position, row = int(ctl[c.MISSED_POSITION]), self.learner.work.row.tolist()
+            position, row = int(ctl[c.MISSED_POSITION]), self.learner.work.bench.row.tolist()
         else:
             about = 0
             position, row = int(ctl[c.MISSED_START]), list(self._shared(int(ctl[c.MISSED_SHARED])))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import uint64
 
-from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
+from tdpmmu.worlds.explore.fast.compiling import allocating, compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     COUNT,
     LOW,
@@ -194,7 +194,7 @@ def add_hashed(ctl, packed, count, words, source, hashes, places):
     ctl[COUNT] = found
 
 
-@compiled
+@allocating
 def index_states(ctl, packed):
     """Fill empty slots."""
     each = len(packed.shape)
@@ -211,7 +211,7 @@ def index_states(ctl, packed):
             put_number(packed.slots, bits, hashes[i], first + i)
 
 
-@compiled
+@allocating
 def repack(first, count, width, packed, new_width, new):
     """Pack states with other fields, in place: from the first that is still there."""
     fields = packed.word.shape[0]
@@ -228,7 +228,7 @@ def repack(first, count, width, packed, new_width, new):
             packed.order[number * new_width + byte] = (new_words[byte >> 3] >> shift) & _BYTE
 
 
-@compiled
+@allocating
 def put_states(packed, width, first, shared, rows):
     """Pack states from their numbers, behind the last one."""
     threads = rows.shape[1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tdpmmu.worlds.explore.fast.compiling import compiled
+from tdpmmu.worlds.explore.fast.compiling import allocating, compiled
 from tdpmmu.worlds.explore.fast.compose import fill
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
@@ -101,7 +101,7 @@ def choose(ctl, table, learnt, work, rows, lanes, alone, state, chosen, movers):
     return np.int64(ENDED), 0
 
 
-@compiled
+@allocating
 def expand(
     ctl,
     table,

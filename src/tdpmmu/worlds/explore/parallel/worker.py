@@ -307,7 +307,7 @@ class Worker:
         elif code == c.MISSED_ORDER:
             learner.order(thread, start, list(shared))
         else:
-            position, row = int(ctl[c.MISSED_POSITION]), learner.work.row.tolist()
+            position, row = int(ctl[c.MISSED_POSITION]), learner.work.bench.row.tolist()
             after, idle = bool(ctl[c.MISSED_AFTER]), bool(ctl[c.MISSED_IDLE])
             learner.walk(thread, position, row, after, idle)
         for label in before:
