@@ -31,10 +31,6 @@ from tdpmmu.worlds.simulate.costs import Costs, load_costs
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "validation.md"
 
-NOISE_NS = 65_000
-"""What a stock host takes a CPU away for at the longest within a second: the median of the "max
-single noise" of the eight CPUs in the kernel's own osnoise-tracer.rst (they are 9 to 202 us)."""
-
 BEFORE, AFTER = "6.18+recover-under-write-lock", "6.18"
 
 
@@ -56,20 +52,20 @@ NX = (
 )
 """Maximum fault latency in cycles (Houghton, 20250707224720.4016504-1-jthoughton@google.com)."""
 
-MIDDLE_NS = (40,)
-TOUCHES_NS = (30, 40, 50)
-"""How long the guest's own instructions take for a page: moves the rounds of recovery against the
-guest's walk, which nobody knows."""
+PERIOD_NS = 100_000_000
+BEGINS = tuple(PERIOD_NS * part // 8 for part in range(8))
+"""When the guest begins its walk, within a period of recovery: nobody knows."""
+FEW_BEGINS = BEGINS[::4]
 
 
 def nx(costs: Costs, workers: int) -> str:
     """The selftest of the read-lock recovery series."""
     presets = sorted({one.preset for one in NX})
     wanted = [
-        (preset, kernel, touch)
+        (preset, kernel, begin)
         for preset in presets
         for kernel in (BEFORE, AFTER)
-        for touch in (TOUCHES_NS if kernel == BEFORE and "4k" not in preset else MIDDLE_NS)
+        for begin in (BEGINS if kernel == BEFORE and "4k" not in preset else FEW_BEGINS)
     ]
     found = sweep([perf_test(*one, costs) for one in wanted], workers=workers)
     longest: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -78,7 +74,7 @@ def nx(costs: Costs, workers: int) -> str:
     rows = []
     for one in NX:
         before, after = longest[one.preset, BEFORE], longest[one.preset, AFTER]
-        gain = ratio(before, after, NOISE_NS)
+        gain = statistics.median(before) / statistics.median(after)
         said = statistics.mean(one.before) / statistics.mean(one.after)
         rows.append(
             [
@@ -107,15 +103,19 @@ def nx(costs: Costs, workers: int) -> str:
     )
 
 
-def perf_test(preset: str, kernel: str, touch_ns: int, costs: Costs) -> Run:
+def perf_test(preset: str, kernel: str, begin_ns: int, costs: Costs) -> Run:
     """One run of the test; of plain 4K pages with 2 GiB, since nothing is ever recovered there."""
     experiment = read_experiment(preset)
     small = experiment.guest.backing == "4K"
     guest = replace(experiment.guest, memory_bytes=2 << 30) if small else experiment.guest
-    # Two touches a page in half of memory, one in the other, and its faults.
-    until = guest.pages * (3 * touch_ns // 2 + (1500 if small else 60))
-    workload = NxHugePagesPerfTest(guest, touch_ns)
-    return Run(kernel, guest, experiment.knobs, costs, workload, until, 1)
+    workload = experiment.workload
+    assert isinstance(workload, NxHugePagesPerfTest)
+    workload = replace(workload, guest=guest, begin_ns=begin_ns)
+    # Two touches a page in half of memory, one in the other, faults, and waiting for recovery.
+    each = (3 * workload.touch_ns + workload.code_ns) // 2 + (2500 if small else 100)
+    seed = 1 + BEGINS.index(begin_ns)
+    until = begin_ns + guest.pages * each
+    return Run(kernel, guest, experiment.knobs, costs, workload, until, seed)
 
 
 def timed(result: Result) -> int:
@@ -194,11 +194,6 @@ def off_took(result: Result, off_ns: int) -> int:
 
 
 # --- writing -----------------------------------------------------------------------------------
-
-
-def ratio(before: Sequence[int], after: Sequence[int], floor: int) -> float:
-    """Of the medians; nothing on a real host is shorter than its own noise."""
-    return max(floor, statistics.median(before)) / max(floor, statistics.median(after))
 
 
 def cycles(times: Sequence[int], costs: Costs) -> str:

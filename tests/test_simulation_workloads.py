@@ -106,6 +106,21 @@ def test_the_perf_test_executes_even_and_times_odd_gigabytes():
     assert seen[0][0].access[:4].tolist() == [WRITE, EXEC, WRITE, EXEC]
 
 
+def test_each_2m_of_the_perf_test_begins_with_a_page_of_the_guests_own_tables():
+    guest = Guest(2 << 30, 1, mapped=False, small_bytes=4 << 20)
+    for region, one in enumerate(NxHugePagesPerfTest(guest, 40, 100, 7000).touches(0, rng())):
+        assert one.gfn[0] == guest.main_pages + region
+        assert one.gfn[1] == region * REGION
+        assert one.access[0] == WRITE
+        begin = 7000 if region == 0 else 0
+        assert one.think_ns[:4].tolist() == [
+            40 + begin,
+            0,
+            *((140, 40) if region < 512 else (40, 40)),
+        ]
+    assert region == 1023
+
+
 def test_vcpus_write_their_own_share_while_logging_ends():
     work = DisableDirtyLogging(GUEST, off_ns=10**9)
     share = GUEST.pages // 4

@@ -110,11 +110,13 @@ def _guest(table: Table) -> Guest:
     mapped = table.take("mapped", flag, True)
     present = table.take("host_present", flag, True)
     cpu = table.take("cpu", one_of("ept", "npt"), "ept")
+    small = table.take("small", _size, 0)
     table.finish()
     try:
-        return Guest(memory, vcpus, backing, mapped, present, cpu)
+        return Guest(memory, vcpus, backing, mapped, present, cpu, small)
     except ValueError as error:
-        raise table.error(str(error), "memory") from None
+        key = "small" if str(error).startswith(("small", "what")) else "memory"
+        raise table.error(str(error), key) from None
 
 
 def _knobs(table: Table) -> Knobs:
@@ -174,7 +176,12 @@ def _workload(table: Table, guest: Guest, host: tuple[AnyHostWork, ...]) -> AnyW
         phases = tuple(_phase(one) for one in table.tables("phase"))
         made = PhasedWorkload(guest, phases or (PHASE,), host)
     elif kind == "nx-perf-test":
-        made = NxHugePagesPerfTest(guest, table.take("touch", _time, 40))
+        made = NxHugePagesPerfTest(
+            guest,
+            touch_ns=table.take("touch", _time, 40),
+            code_ns=table.take("code", _time, 0),
+            begin_ns=table.take("begin", _time, 0),
+        )
     elif kind == "disable-dirty-logging":
         off = table.take("off_at", _time)
         made = DisableDirtyLogging(guest, off, table.take("touch", _time, 40))

@@ -35,6 +35,9 @@ class Guest:
     ``memory_bytes`` must be a multiple of 2 MiB.  ``backing`` is the host's mapping: "4K", "2M" or
     "1G".  ``mapped``: all memory is mapped by the MMU before time begins; else the guest faults it
     in.  ``host_present``: the host has allocated it.  ``cpu``: "ept" or "npt".
+
+    ``small_bytes`` of memory come after that, which the host backs by 4K pages whatever it does
+    with the rest: where KVM's selftests have the guest's code and page tables.
     """
 
     memory_bytes: int
@@ -43,10 +46,17 @@ class Guest:
     mapped: bool = True
     host_present: bool = True
     cpu: str = "ept"
+    small_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.memory_bytes <= 0 or self.memory_bytes % (2 << 20):
             raise ValueError(f"memory must be a multiple of 2 MiB, not {self.memory_bytes} bytes")
+        if self.small_bytes < 0 or self.small_bytes % (2 << 20):
+            raise ValueError(f"small must be a multiple of 2 MiB, not {self.small_bytes} bytes")
+        if self.small_bytes and self.mapped:
+            raise ValueError(
+                "what the host backs by 4K pages besides cannot be mapped at the start"
+            )
         if self.memory_bytes > 1 << 48:
             raise ValueError("memory must not be more than 256 TiB, what four levels map")
         if not 1 <= self.vcpus <= 4096:
@@ -58,7 +68,12 @@ class Guest:
 
     @property
     def pages(self) -> int:
-        """In 4 KiB pages."""
+        """All memory, in 4 KiB pages."""
+        return self.memory_bytes + self.small_bytes >> 12
+
+    @property
+    def main_pages(self) -> int:
+        """Those before what ``small_bytes`` adds."""
         return self.memory_bytes >> 12
 
 

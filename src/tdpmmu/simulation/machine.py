@@ -23,7 +23,7 @@ from tdpmmu.simulation.hostpages import HostPages
 from tdpmmu.simulation.kernel import HostChange, simulated
 from tdpmmu.simulation.migration import Migration
 from tdpmmu.simulation.populate import at_once, map_all
-from tdpmmu.simulation.regions import Regions
+from tdpmmu.simulation.regions import SMALL_HOST, Regions
 from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.tables import ArrayPage, SimKvm
 from tdpmmu.simulation.vcpu import StepGuest, WhatFault, run_vcpu
@@ -92,6 +92,7 @@ class Simulation:
         self.mmu.collapse_ns = costs.host_fault(2)
         self.migration: Migration | None = None
         self.what = WhatFault(self.format, self.regions)
+        self.regions.set_all(SMALL_HOST, guest.main_pages, guest.pages - guest.main_pages)
         self._begin(level)
 
     def _begin(self, level: int) -> None:

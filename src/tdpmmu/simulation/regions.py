@@ -36,6 +36,10 @@ class Regions:
         """Give it that bit."""
         self._flat[gfn >> 9] |= bit
 
+    def set_all(self, bit: int, first: int, pages: int) -> None:
+        """Give that bit to all regions that have some of these gfns."""
+        self.array[first >> 9 : (first + pages - 1 >> 9) + 1] |= bit
+
     def clear(self, bit: int, first: int, pages: int) -> None:
         """Take that bit from all regions that have some of these gfns."""
         self.array[first >> 9 : (first + pages - 1 >> 9) + 1] &= 0xFF ^ bit

@@ -20,30 +20,41 @@ class NxHugePagesPerfTest:
     """``nx_huge_pages_perf_test`` (selftest of the read-lock recovery series).
 
     One vCPU goes through memory once, page by page.  In each even 1G it writes a byte of the page
-    and executes it; in each odd 1G it times one write.  ``touch_ns``: what the guest's own
-    instructions take for each page.
+    and executes it; in each odd 1G it times one write.  Its own page tables are in the memory that
+    comes besides (slot 0): 512 pages on, the CPU walks through one that it has not been to.
+
+    ``touch_ns``: what the guest's own instructions take for each page.  ``code_ns``: what it takes
+    besides to execute what has just been written.  ``begin_ns``: when it begins.
     """
 
     guest: Guest
     touch_ns: int = 40
+    code_ns: int = 0
+    begin_ns: int = 0
 
     def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
-        for start in range(0, self.guest.pages, 8 * REGION):
-            gfn = np.arange(start, min(start + 8 * REGION, self.guest.pages), dtype=np.int64)
-            if start & GIB_PAGES:
-                yield self._touches(gfn, np.full(len(gfn), WRITE, dtype=np.uint8), TIMED)
-            else:
-                access = np.tile(np.array([WRITE, EXEC], dtype=np.uint8), len(gfn))
-                yield self._touches(np.repeat(gfn, 2), access, 0)
+        pages = self.guest.main_pages
+        for start in range(0, pages, REGION):
+            gfn = np.arange(start, min(start + REGION, pages), dtype=np.int64)
+            access = np.full(len(gfn), WRITE, dtype=np.uint8)
+            think = np.full(len(gfn), self.touch_ns, dtype=np.int64)
+            tag = TIMED if start & GIB_PAGES else 0
+            if not tag:
+                gfn = np.repeat(gfn, 2)
+                access = np.tile(np.array([WRITE, EXEC], dtype=np.uint8), len(access))
+                think = np.tile(np.array([0, self.code_ns], dtype=np.int64), len(think))
+                think += self.touch_ns
+            if self.guest.small_bytes:
+                # The walk of the first write.
+                gfn = np.insert(gfn, 0, pages + start // REGION)
+                access = np.insert(access, 0, WRITE)
+                think = np.insert(think, 1, 0)
+            if not start:
+                think[0] += self.begin_ns
+            yield Touches(think, gfn, access, np.full(len(gfn), tag, dtype=np.uint8))
 
     def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
         return iter(())
-
-    def _touches(
-        self, gfn: np.typing.NDArray[np.int64], access: np.typing.NDArray[np.uint8], tag: int
-    ) -> Touches:
-        think = np.full(len(gfn), self.touch_ns, dtype=np.int64)
-        return Touches(think, gfn, access, np.full(len(gfn), tag, dtype=np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
