@@ -114,6 +114,7 @@ HOST = st.lists(
     tlb_entries=st.sampled_from([0, 20, COSTS.tlb_entries]),
     host_cpus=st.integers(0, 3),
     noise=st.booleans(),
+    nodes=st.sampled_from([0, 0, 3]),
 )
 def test_bulk_is_step_by_step(
     kernel: str,
@@ -131,6 +132,7 @@ def test_bulk_is_step_by_step(
     tlb_entries: int,
     host_cpus: int,
     noise: bool,
+    nodes: int,
 ) -> None:
     guest = Guest(REGIONS << 21, vcpus, backing, mapped=mapped, cpu=cpu)
     knobs = Knobs(
@@ -143,6 +145,7 @@ def test_bulk_is_step_by_step(
         host_cpus=host_cpus,
         tick_hz=1000 if noise else 0,
         noise=noise,
+        nodes=nodes,
     )
     costs = replace(COSTS, tlb_entries=tlb_entries, sched_slice=100_000, noise_per_s=3000)
     steps, bulk = both(kernel, guest, knobs, Some(seed, parts, host, bool(log)), costs)

@@ -170,9 +170,16 @@ class BulkOps:
         else:
             changed = mapped
             cost += ENTRIES * price.of(ReadSpte) + mapped * price.of(WriteSpte)
+        far: int | None = 0
+        if run.numa is not None:
+            touched = ENTRIES if op.shared else ENTRIES + mapped
+            cost += touched * run.numa.far_spte(thread, page)
+            far = run.numa.far_zaps(thread, op.base, dirty, cost)
+            cost += far or 0
         frozen = np.uint64(fmt.removed)
         if (
-            self._seen_inside(thread, op.base >> 9, op.shared)
+            far is None
+            or self._seen_inside(thread, op.base >> 9, op.shared)
             or thread.now + cost > min(clock.ledger.next_sample, clock.until)
             or bool((row == frozen).any())
         ):

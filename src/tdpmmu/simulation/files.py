@@ -131,6 +131,7 @@ def _knobs(table: Table) -> Knobs:
         pml=table.take("pml", flag, plain.pml),
         host_cpus=table.take("host_cpus", whole(0, 8192), plain.host_cpus),
         tick_hz=table.take("tick_hz", whole(0, 10_000), plain.tick_hz),
+        nodes=table.take("nodes", whole(0, 8), plain.nodes),
         noise=table.take("noise", flag, plain.noise),
     )
     table.finish()

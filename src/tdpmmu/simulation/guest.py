@@ -86,6 +86,7 @@ class Knobs:
     when others queue for it.  ``dirty_log`` is one of :data:`MODES`.  ``host_cpus``: how many CPUs
     the threads share, 0 for one for each of them.  ``tick_hz``: CONFIG_HZ, 0 without
     ticks.  ``noise``: whether CPUs are interrupted by other things, too.
+    ``nodes``: NUMA nodes that CPUs and memory are divided among; 0: no line is far from anybody.
     """
 
     nx_huge_pages: bool = True
@@ -98,12 +99,13 @@ class Knobs:
     host_cpus: int = 0
     tick_hz: int = 0
     noise: bool = False
+    nodes: int = 0
 
     def __post_init__(self) -> None:
         if self.ratio < 0 or self.period_ms < 0:
             raise ValueError("ratio and period_ms must not be negative")
-        if self.host_cpus < 0 or self.tick_hz < 0:
-            raise ValueError("host_cpus and tick_hz must not be negative")
+        if self.host_cpus < 0 or self.tick_hz < 0 or self.nodes < 0:
+            raise ValueError("host_cpus, tick_hz and nodes must not be negative")
         if self.dirty_log not in MODES:
             raise ValueError(f"dirty_log must be {', '.join(MODES)}, not {self.dirty_log!r}")
 

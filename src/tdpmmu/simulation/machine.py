@@ -22,6 +22,7 @@ from tdpmmu.simulation.herd.herd import Herd
 from tdpmmu.simulation.hostpages import HostPages
 from tdpmmu.simulation.kernel import HostChange, simulated
 from tdpmmu.simulation.migration import Migration
+from tdpmmu.simulation.numa import Numa, NumaGuest
 from tdpmmu.simulation.populate import at_once, map_all
 from tdpmmu.simulation.regions import SMALL_HOST, Regions
 from tdpmmu.simulation.result import Result
@@ -91,6 +92,7 @@ class Simulation:
         self.mmu.host_pages = self.host_pages
         self.mmu.collapse_ns = costs.host_fault(2)
         self.migration: Migration | None = None
+        self.numa: Numa | None = None
         self.what = WhatFault(self.format, self.regions)
         self.regions.set_all(SMALL_HOST, guest.main_pages, guest.pages - guest.main_pages)
         self._begin(level)
@@ -147,15 +149,19 @@ class Simulation:
     def _guests(self, clock: Clock) -> tuple[list[StepGuest], Callable[[], None]]:
         """The vCPUs' guests, and what has to be counted at the end."""
         kvm, costs, ledger = self.kvm, self.costs, self.ledger
+        self.numa = Numa(self, clock) if self.knobs.nodes else None
         BulkOps(self, clock)
         self._dirty = DirtyBits(clock, self.guest.pages)
-        herd = Herd(self, clock) if self._bulk else None
+        # With NUMA each walk and each fault has a price of its own.
+        herd = Herd(self, clock) if self._bulk and self.numa is None else None
         if herd is not None:
             clock.herding = Herding(clock, herd)
         guests: list[StepGuest] = []
         for vcpu in kvm.vcpus:
             thread = clock.thread("vcpu")
-            if herd is not None:
+            if self.numa is not None:
+                guests.append(NumaGuest(self, vcpu, thread, self.numa))
+            elif herd is not None:
                 guests.append(herd.guest(vcpu.number, thread))
             else:
                 guests.append(StepGuest(kvm, vcpu, thread, costs, ledger))
@@ -200,7 +206,10 @@ class Simulation:
 
         def allocate(thread: SimThread, op: Op) -> bool:
             ledger.tables += 1
-            clock.complete(thread, op.apply(thread.step, 0), self.costs.table_alloc)
+            page = op.apply(thread.step, 0)
+            if self.numa is not None:
+                self.numa.allocated(thread, page)
+            clock.complete(thread, page, self.costs.table_alloc)
             return True
 
         def free_unused(thread: SimThread, op: Op) -> bool:

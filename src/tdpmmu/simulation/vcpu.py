@@ -7,6 +7,7 @@ from typing import Any
 
 from tdpmmu.arch.hardware import AccessMemory, VcpuCells
 from tdpmmu.arch.spte import Access, SpteFormat
+from tdpmmu.arch.table import TablePage
 from tdpmmu.events.records import GuestAccess
 from tdpmmu.kernel.locks import Sleep
 from tdpmmu.mmu.fault import RET_PF_EMULATE
@@ -42,7 +43,12 @@ class StepGuest:
     """
 
     def __init__(
-        self, kvm: SimKvm, vcpu: VcpuCells, thread: SimThread, costs: Costs, ledger: Ledger
+        self,
+        kvm: SimKvm,
+        vcpu: VcpuCells,
+        thread: SimThread,
+        costs: Costs,
+        ledger: Ledger,
     ) -> None:
         self.kvm = kvm
         self.vcpu = vcpu
@@ -61,6 +67,7 @@ class StepGuest:
         self.fault_gfn = 0
         self.fault_access = Access.READ
         self.fault_present = False
+        self.walked: TablePage | None = None
         self.held: set[tuple[int, int]] = set()
 
     # --- the world's side -----------------------------------------------------------------------
@@ -96,7 +103,7 @@ class StepGuest:
         page = (level, gfn >> 9 * (level - 1))
         if page not in self.held and len(self.held) < self.costs.tlb_entries:
             self.held.add(page)
-            refill = self.costs.refill(level)
+            refill = self.refill(level)
             cost += refill
             self.ledger.stalled(REFILL, refill)
         self._advance()
@@ -105,6 +112,10 @@ class StepGuest:
             self._pause(now)
             return PML_FULL
         return self.due
+
+    def refill(self, level: int) -> int:
+        """What a walk costs that has found a leaf of this level."""
+        return self.costs.refill(level)
 
     def kick(self, now: int) -> str:
         self._pause(now)
@@ -140,7 +151,8 @@ class StepGuest:
         live = hardware.walk(step, step[self.vcpu.loaded][0], gfn)
         if live is None:
             return False, 0, False
-        _, level, spte = live
+        cell, level, spte = live
+        self.walked = cell.page
         if not hardware.format.allows(spte, kind):
             return False, level, hardware.format.is_walkable(spte)
         if kind is Access.WRITE and not hardware.format.is_dirty(spte):

@@ -168,7 +168,7 @@ class Clock:
             if self.cpus.limit and self._preempted(thread):
                 return
             handler = handlers.get(op.__class__)
-            going = self._plain(thread, op) if handler is None else handler(thread, op)
+            going = self.plain(thread, op) if handler is None else handler(thread, op)
             if self._polled:
                 self._poll(now)
             if not going:
@@ -231,7 +231,8 @@ class Clock:
 
     # --- operations -----------------------------------------------------------------------------
 
-    def _plain(self, thread: SimThread, op: Op) -> bool:
+    def plain(self, thread: SimThread, op: Op) -> bool:
+        """Any operation that has no handler of its own."""
         kind = op.__class__
         if kind not in self._never_waits and op.alternatives(thread.step) == 0:
             thread.waits_since = thread.now

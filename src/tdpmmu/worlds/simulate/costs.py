@@ -31,6 +31,8 @@ class Costs:
     that hits; ``refill_*`` the first one of a page of that size after a flush, as long as there are
     less than ``tlb_entries`` of them: what is beyond would have been missed anyway.
 
+    NUMA: ``hop``, what a line of memory costs more for each link between the nodes.
+
     Noise: ``tick``, the timer's interrupt; other interruptions, ``noise_per_s`` on each CPU, of
     ``noise_shortest`` to ``noise_longest``; ``noise_usual`` is the longest within a second on the
     median.
@@ -90,6 +92,7 @@ class Costs:
     noise_usual: int
     noise_longest: int
     sched_slice: int
+    hop: int
     context_switch: int
     wakeup: int
     relax: int

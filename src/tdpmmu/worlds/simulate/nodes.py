@@ -1,0 +1,70 @@
+"""NUMA nodes: which one a CPU belongs to, how far apart they are, and lines that CPUs fight over.
+
+CPUs are divided evenly among the nodes, in order.  Up to four nodes each is linked to each other
+one; of more (eight sockets with three links each) some are two links away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from tdpmmu.worlds.simulate.costs import Costs
+from tdpmmu.worlds.simulate.thread import SimThread
+
+FULLY_LINKED = 4
+FARTHEST = 2
+
+LINE_SPTES = 8
+"""Entries of a page table in one cache line."""
+
+
+class Nodes:
+    """The host's nodes, and where lines are that more than one CPU writes to."""
+
+    def __init__(self, count: int, cpus: int, costs: Costs) -> None:
+        """``cpus``: how many there are; what is beyond belongs to the last node."""
+        self.count = count
+        self._cpus = cpus
+        self._costs = costs
+        self._lines: dict[Hashable, tuple[int, int, int]] = {}
+
+    def of(self, thread: SimThread) -> int:
+        """The node that a thread runs on."""
+        return min(thread.last_cpu, self._cpus - 1) * self.count // self._cpus
+
+    def hops(self, one: int, other: int) -> int:
+        """How many links are between two nodes."""
+        if one == other:
+            return 0
+        if self.count <= FULLY_LINKED:
+            return 1
+        return min(FARTHEST, (one ^ other).bit_count())
+
+    def far(self, thread: SimThread, node: int) -> int:
+        """What a line of a node's memory costs a thread more than one of its own node's."""
+        return self.hops(self.of(thread), node) * self._costs.hop
+
+    # --- lines ----------------------------------------------------------------------------------
+
+    def owns(self, thread: SimThread, line: Hashable) -> bool:
+        """Whether the line was last written by that thread."""
+        found = self._lines.get(line)
+        return found is not None and found[0] == thread.number
+
+    def fetch(self, thread: SimThread, line: Hashable) -> int:
+        """What it costs to write to it: it comes from its last writer, to one after the other."""
+        mine = self.of(thread)
+        found = self._lines.get(line)
+        if found is None:
+            self._lines[line] = thread.number, mine, thread.now
+            return 0
+        owner, node, free = found
+        if owner == thread.number:
+            return 0
+        hops = self.hops(node, mine)
+        transfer = self._costs.reader_bounce
+        if hops:
+            transfer = self._costs.lock_handover + (hops - 1) * self._costs.hop
+        free = max(free, thread.now) + transfer
+        self._lines[line] = thread.number, mine, free
+        return free - thread.now
