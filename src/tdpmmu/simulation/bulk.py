@@ -207,16 +207,24 @@ class BulkOps:
         fmt, row, bits = run.format, page.row()[op.index :], np.uint64(op.bits)
         limit = min(clock.next_turn()[0], clock.until)
         contended = clock.locks.contended(run.kvm.mmu_lock.name)
-        if int(row[0]) != op.old or len(row) < 2 or contended or clock.cpus.limit:
+        contended = contended or clock.cpus.need_resched(thread)
+        if int(row[0]) != op.old or len(row) < 2 or contended:
             clock.complete(thread, (0, op.old), 0)
             return True
         # Of the last one nothing is done here: the walk goes on at another table after it.
         entries = row[:-1]
         clears = present_mask(fmt, entries) & (entries & bits != 0)
         loses = clears & dirty_mask(fmt, entries) & ~dirty_mask(fmt, entries & ~bits)
-        cost = price.of(NeedBreak) + clears * price.of(CmpXchgSpte)
+        far = 0
+        if run.numa is not None:
+            far = run.numa.far_spte(thread, page)
+            if loses.any():
+                # The line of the folio may have to be fetched.
+                clock.complete(thread, (0, op.old), 0)
+                return True
+        cost = price.of(NeedBreak) + clears * (price.of(CmpXchgSpte) + far)
         cost += loses * price.of_event(PfnMarkedDirty)
-        over = np.cumsum(cost + price.of(ReadSpte))
+        over = np.cumsum(cost + price.of(ReadSpte) + far)
         done = int(np.searchsorted(over, limit - thread.now, side="right"))
         counts = clock.ledger.counts
         cleared, lost = int(clears[:done].sum()), int(loses[:done].sum())
