@@ -21,7 +21,7 @@ pytest.importorskip("numba")
 
 from tdpmmu.worlds.explore.fast import control, kernels, loop, store
 from tdpmmu.worlds.explore.fast.known import Known
-from tdpmmu.worlds.explore.fast.packing import Fields, least_bits, roomy_bits
+from tdpmmu.worlds.explore.fast.packing import Fields, least_bits, roomy_bits, tight_bits
 from tdpmmu.worlds.explore.fast.room import Room
 from tdpmmu.worlds.explore.fast.store import Store
 
@@ -208,6 +208,7 @@ def test_fields_that_need_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = Store._repack
     monkeypatch.setattr(store, "MANY", 0)
+    monkeypatch.setattr(store, "tight_bits", least_bits)
     monkeypatch.setattr(Store, "_repack", repack)
     both(lambda: question("z1", FIXED).build().machine)
     assert len({width for count, width in widths if count > 50}) > 1
@@ -221,7 +222,8 @@ def test_fields_that_become_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
     both(lambda: built().machine)
     found = explore(built().machine, loop=COMPILED).compiled
     assert found is not None
-    assert found.store.fields.bits == least_bits(found.store._positions, found.store._shared)
+    bits = least_bits(found.store._positions, found.store._shared)
+    assert found.store.fields.width == Fields(bits).width < 12
 
 
 def test_states_of_more_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +252,10 @@ def test_fields() -> None:
         assert fields.width <= sum(bits) // 8 + 2 or bits[0] == 40  # one to a word
     for positions in ([1, 2, 300], [1 << 17] * 6):
         least, roomy = least_bits(positions, 77), roomy_bits(positions, 77)
+        tight = tight_bits(positions, 77)
+        assert all(a <= b for a, b in zip(least, tight, strict=True))
         assert all(a <= b for a, b in zip(least, roomy, strict=True))
+        assert Fields(least).width == Fields(tight).width
         assert len(Fields(least).shape) == len(Fields(roomy).shape)
 
 

@@ -89,8 +89,24 @@ def least_bits(positions: Sequence[int], shared: int) -> list[int]:
     return [max(1, (count - 1).bit_length()) for count in (*positions, shared)]
 
 
+def tight_bits(positions: Sequence[int], shared: int) -> list[int]:
+    """The same with as much room to grow as costs no byte more."""
+    bits = least_bits(positions, shared)
+    width = Fields(bits).width
+    widest_first = sorted(range(len(bits)), key=lambda field: -bits[field])
+    grown = True
+    while grown:
+        grown = False
+        for field in widest_first:
+            more = bits.copy()
+            more[field] += 1
+            if more[field] <= WIDEST and Fields(more).width == width:
+                bits, grown = more, True
+    return bits
+
+
 def roomy_bits(positions: Sequence[int], shared: int) -> list[int]:
-    """The same with room to grow, as far as the words are there anyway."""
+    """The same with as much room to grow as costs no word more."""
     bits = least_bits(positions, shared)
     words = len(Fields(bits).shape)
     spare = words * WORD // len(bits)

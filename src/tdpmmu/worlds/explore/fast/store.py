@@ -13,7 +13,7 @@ import numpy as np
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import states as st
 from tdpmmu.worlds.explore.fast.control import Words
-from tdpmmu.worlds.explore.fast.packing import Fields, Packed, least_bits, roomy_bits
+from tdpmmu.worlds.explore.fast.packing import Fields, Packed, least_bits, roomy_bits, tight_bits
 from tdpmmu.worlds.explore.fast.room import Room
 
 MANY = 1 << 17
@@ -106,7 +106,7 @@ class Store:
                 self._index()
 
     def _wanted(self) -> list[int]:
-        bits = least_bits if self.capacity > MANY else roomy_bits
+        bits = tight_bits if self.capacity > MANY else roomy_bits
         return bits(self._positions, self._shared)
 
     def _repack(self, fields: Fields) -> None:
