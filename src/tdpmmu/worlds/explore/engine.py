@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import pairwise
-from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING, Protocol
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
+from tdpmmu.worlds.explore.memory import most_resident
 from tdpmmu.worlds.explore.position import Positions
 from tdpmmu.worlds.explore.storage import Left, Storage
 from tdpmmu.worlds.explore.turn import Choices, Segment, Turn, Turns
@@ -339,7 +339,7 @@ class Explorer:
         budget = self.budget
         if budget.seconds and time.monotonic() - began > budget.seconds:
             self.result.stopped = f"the budget of {budget.seconds:g} seconds is used up"
-        elif budget.memory and getrusage(RUSAGE_SELF).ru_maxrss / 1024 > budget.memory:
+        elif budget.memory and most_resident() > budget.memory << 20:
             self.result.stopped = f"the budget of {budget.memory:,} MiB is used up"
         return bool(self.result.stopped)
 

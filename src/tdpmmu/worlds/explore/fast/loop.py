@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +23,7 @@ from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.packing import LEAST_WORDS
 from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
+from tdpmmu.worlds.explore.memory import most_resident
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.engine import Explorer
@@ -274,7 +274,7 @@ class CompiledLoop:
         if not memory:
             return NO_END
         spare = SPARE + len(self.store) - self.store.given_back
-        return (memory << 20) - (getrusage(RUSAGE_SELF).ru_maxrss << 10) - spare
+        return (memory << 20) - most_resident() - spare
 
     def _no_memory(self) -> bool:
         memory = self.explorer.budget.memory

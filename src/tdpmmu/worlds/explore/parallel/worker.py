@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known
 from tdpmmu.worlds.explore.fast.learner import Learner
+from tdpmmu.worlds.explore.memory import most_resident
 from tdpmmu.worlds.explore.parallel import kernels as k
 from tdpmmu.worlds.explore.parallel.naming import Constants
 from tdpmmu.worlds.explore.parallel.peers import Peers
@@ -471,7 +471,7 @@ class Worker:
             seen,
             new > 0,
             cut,
-            getrusage(RUSAGE_SELF).ru_maxrss / 1024,
+            most_resident() / 2**20,
             self.explorer.turns.segments_run,
         )
         self.depth += 1

@@ -11,11 +11,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from resource import RUSAGE_SELF, getrusage
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.engine import INTERRUPTED, Budget
+from tdpmmu.worlds.explore.memory import most_resident
 from tdpmmu.worlds.explore.partly.situations import (
     Findings,
     PartialExploration,
@@ -128,7 +128,7 @@ class _Search:
             return f"the budget of {budget.states:,} states is used up"
         if budget.seconds and time.monotonic() - began > budget.seconds:
             return f"the budget of {budget.seconds:g} seconds is used up"
-        if budget.memory and getrusage(RUSAGE_SELF).ru_maxrss / 1024 > budget.memory:
+        if budget.memory and most_resident() > budget.memory << 20:
             return f"the budget of {budget.memory:,} MiB is used up"
         return ""
 
