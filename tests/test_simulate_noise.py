@@ -28,14 +28,14 @@ def worked(*, tick_hz: int, rare: bool, seed: int = 1) -> tuple[list[int], list[
         Layout().memory(), COSTS, Ledger(SECOND), preemption=False, hear=lambda thread, event: None
     )
     stolen: list[int] = []
-    steal = clock.steal
+    steal = clock.cpus.steal
 
     def listening(cpu, now, ns):  # type: ignore[no-untyped-def]
         if cpu.runs is not None:
             stolen.append(ns)
         steal(cpu, now, ns)
 
-    clock.steal = listening  # type: ignore[method-assign]
+    clock.cpus.steal = listening  # type: ignore[method-assign]
 
     async def work() -> None:
         for _ in range(1000):

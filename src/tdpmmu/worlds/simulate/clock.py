@@ -20,17 +20,16 @@ from tdpmmu.machine.op import Choose, Emit, Op, Read
 from tdpmmu.machine.state import Cell
 from tdpmmu.worlds.live import Memory
 from tdpmmu.worlds.simulate.costs import Costs
-from tdpmmu.worlds.simulate.cpus import MUTEXES, Cpus, HostCpu
+from tdpmmu.worlds.simulate.cpus import Cpus
 from tdpmmu.worlds.simulate.grace import GracePeriods
 from tdpmmu.worlds.simulate.herding import Herding
-from tdpmmu.worlds.simulate.ledger import FLUSH, NOISE, Ledger
+from tdpmmu.worlds.simulate.ledger import FLUSH, Ledger
 from tdpmmu.worlds.simulate.locks import Locks
 from tdpmmu.worlds.simulate.ops import (
     FOREVER,
     HALTED,
     KICKED,
     GuestCpu,
-    NeedResched,
     Now,
     RunGuest,
     SleepUntil,
@@ -88,7 +87,7 @@ class Clock:
         self._polled: list[SimThread] = []
         self._serial = 0
         self._never_waits: set[type[Op]] = set()
-        self.cpus = Cpus(self, costs, ledger, host_cpus)
+        self.cpus = Cpus(self, costs, ledger, host_cpus, preemption)
         self.locks = Locks(self, costs, ledger)
         GracePeriods(self, costs, ledger)
         for kind in (Read, ReadSpte):
@@ -98,7 +97,6 @@ class Clock:
         self.handlers[Sleep] = self._sleep
         self.handlers[SleepUntil] = self._sleep_until
         self.handlers[Now] = self._now
-        self.handlers[NeedResched] = self._need_resched
         self.handlers[Spend] = self._spend
         self.handlers[StopRun] = self._stop_run
         self.handlers[RunGuest] = self._run_guest
@@ -165,7 +163,7 @@ class Clock:
                 ledger.sample(now)
             if thread.cpu < 0 and not self.cpus.get(thread):
                 return
-            if self.cpus.limit and self._preempted(thread):
+            if self.cpus.limit and self.cpus.preempted(thread):
                 return
             handler = handlers.get(op.__class__)
             going = self.plain(thread, op) if handler is None else handler(thread, op)
@@ -173,7 +171,7 @@ class Clock:
                 self._poll(now)
             if not going:
                 if thread.cpu >= 0 and not thread.guest:
-                    self._stands_still(thread)
+                    self.cpus.stands_still(thread)
                 return
         self.cpus.release(thread, thread.now)
 
@@ -277,49 +275,6 @@ class Clock:
                 thread.now = thread.waits_since + ns
                 self.complete(thread, op.apply(thread.step, 0), self.price(op))
                 self.push(thread)
-
-    # --- CPUs -----------------------------------------------------------------------------------
-
-    def _preempted(self, thread: SimThread) -> bool:
-        """``preempt_schedule``: outside of locks a preemptible kernel gives way at any time."""
-        if not self._preemption or thread.taken.keys() - MUTEXES or thread.entering or thread.guest:
-            return False
-        if not self.cpus.need_resched(thread):
-            return False
-        self.cpus.give_way(thread, thread.now)
-        return True
-
-    def _stands_still(self, thread: SimThread) -> None:
-        """It waits for somebody: with its CPU, or without."""
-        assert thread.op is not None
-        if self.cpus.sleeps(thread.op):
-            self.cpus.release(thread, thread.now)
-        else:
-            thread.spinning = True
-
-    def interrupt(self, thread: SimThread, now: int) -> None:
-        """An interrupt of its CPU makes a guest leave."""
-        if thread.guest:
-            thread.kicked_at = now
-            self.bring_forward(thread, now)
-
-    def steal(self, cpu: HostCpu, now: int, ns: int) -> None:
-        """The CPU does something else for a while; who spins or sleeps does not notice."""
-        thread = cpu.runs
-        if thread is None or thread.spinning:
-            return
-        if thread.guest:
-            thread.stolen += ns
-            self.ledger.stalled(NOISE, ns)
-            self.interrupt(thread, now)
-        else:
-            thread.now += ns
-            thread.disturbed += ns
-            self.push(thread)
-
-    def _need_resched(self, thread: SimThread, op: Op) -> bool:
-        self.complete(thread, self.cpus.need_resched(thread), 0)
-        return True
 
     def _needbreak(self, thread: SimThread, op: Op) -> bool:
         """``need_resched() || rwlock_needbreak()``."""

@@ -17,8 +17,8 @@ from tdpmmu.arch.requests import WaitIpi
 from tdpmmu.kernel.locks import Acquire, SpinAcquire
 from tdpmmu.machine.op import Op
 from tdpmmu.worlds.simulate.costs import Costs
-from tdpmmu.worlds.simulate.ledger import CPU, Ledger
-from tdpmmu.worlds.simulate.ops import RunGuest
+from tdpmmu.worlds.simulate.ledger import CPU, NOISE, Ledger
+from tdpmmu.worlds.simulate.ops import NeedResched, RunGuest
 from tdpmmu.worlds.simulate.thread import SimThread
 
 if TYPE_CHECKING:
@@ -60,13 +60,17 @@ class HostCpu:
 class Cpus:
     """All CPUs that the threads of a VM run on."""
 
-    def __init__(self, clock: Clock, costs: Costs, ledger: Ledger, limit: int) -> None:
+    def __init__(
+        self, clock: Clock, costs: Costs, ledger: Ledger, limit: int, preemption: bool
+    ) -> None:
         """``limit``: how many there are; 0 for one for each thread."""
+        self._preemption = preemption
         self._clock = clock
         self._costs = costs
         self._ledger = ledger
         self.cpus: list[HostCpu] = []
         self.limit = limit
+        clock.handlers[NeedResched] = self._need_resched
 
     def make_room(self, thread: SimThread) -> None:
         """One more CPU for a new thread, unless there are as many as there may be."""
@@ -167,7 +171,7 @@ class Cpus:
             self._arm(cpu, now)
             return
         cpu.resched = True
-        self._clock.interrupt(runs, now)
+        self._interrupt(runs, now)
 
     def need_resched(self, thread: SimThread) -> bool:
         """``need_resched()`` of a thread that runs."""
@@ -183,9 +187,50 @@ class Cpus:
         cpu.queue.append(thread)
         self._arm(cpu, cpu.charged)
 
+    def preempted(self, thread: SimThread) -> bool:
+        """``preempt_schedule``: outside of locks a preemptible kernel gives way at any time."""
+        if not self._preemption or thread.taken.keys() - MUTEXES or thread.entering or thread.guest:
+            return False
+        if not self.need_resched(thread):
+            return False
+        self.give_way(thread, thread.now)
+        return True
+
+    def _need_resched(self, thread: SimThread, op: Op) -> bool:
+        self._clock.complete(thread, self.need_resched(thread), 0)
+        return True
+
+    def steal(self, cpu: HostCpu, now: int, ns: int) -> None:
+        """A CPU does something else for a while; who spins or sleeps does not notice."""
+        thread = cpu.runs
+        if thread is None or thread.spinning:
+            return
+        if thread.guest:
+            thread.stolen += ns
+            self._ledger.stalled(NOISE, ns)
+            self._interrupt(thread, now)
+        else:
+            thread.now += ns
+            thread.disturbed += ns
+            self._clock.push(thread)
+
+    def _interrupt(self, thread: SimThread, now: int) -> None:
+        """It makes a guest leave."""
+        if thread.guest:
+            thread.kicked_at = now
+            self._clock.bring_forward(thread, now)
+
     # --- what keeps a CPU -----------------------------------------------------------------------
 
-    def sleeps(self, op: Op) -> bool:
+    def stands_still(self, thread: SimThread) -> None:
+        """A thread waits for somebody: with its CPU, or without."""
+        assert thread.op is not None
+        if self._sleeps(thread.op):
+            self.release(thread, thread.now)
+        else:
+            thread.spinning = True
+
+    def _sleeps(self, op: Op) -> bool:
         """Whether a thread that waits in this operation does so without a CPU."""
         if isinstance(op, SpinAcquire):
             return op.lock.name in MUTEXES

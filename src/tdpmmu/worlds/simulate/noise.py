@@ -45,14 +45,14 @@ class Noise:
 
     def _tick(self, cpu: HostCpu, at: int, period: int) -> None:
         def tick(now: int) -> None:
-            self._clock.steal(cpu, now, self._costs.tick)
+            self._clock.cpus.steal(cpu, now, self._costs.tick)
             self._tick(cpu, now + period, period)
 
         self._clock.at(at, tick)
 
     def _rare(self, cpu: HostCpu, now: int, rng: np.random.Generator) -> None:
         def interruption(now: int) -> None:
-            self._clock.steal(cpu, now, self.draw(rng))
+            self._clock.cpus.steal(cpu, now, self.draw(rng))
             self._rare(cpu, now, rng)
 
         self._clock.at(
