@@ -53,7 +53,7 @@ def dying(path: Path, saves: int, *, resume: bool) -> Checkpoint:
 def test_killed_again_and_again(
     side: str, saves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "SLICE", 150)
+    monkeypatch.setattr(loop, "SLICE", 60)
     monkeypatch.setattr(module, "PIECE", 1000)
     build = question("z1", side).build
     plain = explore(build().machine, loop=PLAIN)

@@ -27,7 +27,7 @@ from tdpmmu.events.records import (
     SpteChanged,
     TlbFilled,
 )
-from tdpmmu.machine.op import LEFT, NEITHER, Op, Step
+from tdpmmu.machine.op import BOTH, LEFT, NEITHER, Op, Step
 from tdpmmu.machine.state import Cell, Guard, Layout
 
 OUTSIDE, IN_GUEST, EXITING, READING_SPTES = "outside", "in guest", "exiting", "reading SPTEs"
@@ -421,7 +421,8 @@ class AccessMemory(Op):
         return hardware.frame_gfn(hardware.format.pfn(spte)) + self.gfn - address
 
     def mover(self, step: Step) -> str:
-        return NEITHER
+        # Kicked, it does nothing, and will do nothing until it has left.
+        return BOTH if step[self.vcpu.ipi] else NEITHER
 
     def describe(self) -> str:
         return f"guest {self.kind.name.lower()} of gfn {self.gfn:#x}"

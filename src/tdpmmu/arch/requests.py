@@ -330,9 +330,6 @@ class WaitIpi(Op):
     def mover(self, step: Step) -> str:
         return LEFT if self.hardware.exclusive(step) else RIGHT
 
-    def urgent(self, step: Step) -> bool:
-        return self.hardware.exclusive(step)
-
     def describe(self) -> str:
         return f"wait for vCPU{self.vcpu.number} to leave the guest"
 

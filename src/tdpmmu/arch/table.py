@@ -207,8 +207,11 @@ def _shadowed_gfn(hardware: Hardware, header: Header, old: int, new: int) -> int
 def _assisted(step: Step, sptep: Cell) -> bool:
     """Whether hardware may write this entry itself: a writable leaf without its dirty bit."""
     page: TablePage = sptep.page
+    header: Header | None = step[page.header]
     spte_format = page.hardware.format
     spte = step[sptep]
+    if header is None or not spte_format.is_last(spte, header.level):
+        return False
     if not spte_format.is_writable(spte) or spte_format.is_dirty(spte):
         return False
     return spte_format.is_shadow_present(spte) and page.hardware.may_walk(step, page)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question, Verdict
     from tdpmmu.worlds.explore.engine import Budget, Explorer
     from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
+    from tdpmmu.worlds.explore.reductions import Reduce, Reductions
     from tdpmmu.worlds.explore.storage import Storage
 
 EPILOG = "Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C."
@@ -58,6 +59,10 @@ def check(
     reduce: Annotated[
         bool, typer.Option("--reduce/--no-reduce", help="Leave needless orders out.")
     ] = True,
+    reductions: Annotated[
+        str | None,
+        typer.Option(help="Which of them: all, none, or some of movers,urgent,waits."),
+    ] = None,
     loop: Annotated[
         str, typer.Option(help="auto, plain or compiled: how to search; the answer is the same.")
     ] = "auto",
@@ -116,6 +121,7 @@ def check(
     from tdpmmu.worlds.explore.engine import Budget
 
     budget = Budget(states, seconds, memory)
+    left_out = _left_out(reductions, reduce)
     search = partly.search_of(
         mode, {"depth": depth, "runs": runs, "seed": seed, "switches": switches}
     )
@@ -180,27 +186,28 @@ def check(
     if profile_states:
         from tdpmmu.cli.profile import print_profile
 
-        print_profile(question, budget, reduce=reduce, loop=loop)
+        print_profile(question, budget, reduce=left_out, loop=loop)
         raise typer.Exit(0)
     keeper = None
     if checkpoint is not None or resume is not None:
         if checkpoint is not None and resume is not None:
             raise UsageError("--resume goes on saving to its own file; leave --checkpoint out")
-        keeper = open_checkpoint(question, checkpoint, resume, every, (first, reduce))
+        options = (first, sorted(left_out))
+        keeper = open_checkpoint(question, checkpoint, resume, every, options)
     if search is not None:
-        verdict = partly.run(question, search, budget, first=first, reduce=reduce)
+        verdict = partly.run(question, search, budget, first=first, reduce=left_out)
     else:
         verdict = run(
             question,
             budget,
             first=first,
-            reduce=reduce,
+            reduce=left_out,
             loop=loop,
             keeper=keeper,
             workers=workers,
             storage=kept,
         )
-    unreduced = _unreduced(question, verdict) if stats and reduce else None
+    unreduced = _unreduced(question, verdict) if stats and left_out else None
     if as_json:
         import json
 
@@ -282,7 +289,7 @@ def open_checkpoint(
     new: Path | None,
     old: Path | None,
     every: float,
-    options: tuple[bool, bool],
+    options: tuple[bool, list[str]],
 ) -> Checkpoint:
     """The file that a search is kept in; it must be of this question, asked of the same sources."""
     import dataclasses
@@ -322,7 +329,7 @@ def run(
     budget: Budget,
     *,
     first: bool,
-    reduce: bool,
+    reduce: Reduce,
     loop: str = "auto",
     keeper: Checkpoint | None = None,
     workers: int = 1,
@@ -395,6 +402,20 @@ def _workers(asked: int, loop: str, kept: bool) -> int:
         if not forks():
             raise UsageError("--workers: this system cannot fork processes")
     return workers
+
+
+def _left_out(names: str | None, reduce: bool) -> Reductions:
+    """The reductions of ``--reductions`` and ``--no-reduce``."""
+    from tdpmmu.worlds.explore.reductions import named, reductions
+
+    if names is None:
+        return reductions(reduce)
+    if not reduce:
+        raise UsageError("--reductions says which; --no-reduce means none: leave one of them out")
+    try:
+        return named(names)
+    except ValueError as error:
+        raise UsageError(f"--reductions: {error}") from None
 
 
 def exit_code(verdict: Verdict) -> int:

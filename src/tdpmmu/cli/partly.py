@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question, Verdict
     from tdpmmu.worlds.explore.engine import Budget
     from tdpmmu.worlds.explore.partly.situations import Search
+    from tdpmmu.worlds.explore.reductions import Reduce
     from tdpmmu.worlds.explore.storage import Storage
 
 OF_MODE = {
@@ -46,7 +47,7 @@ def search_of(mode: str, given: dict[str, int | None]) -> Search | None:
 
 
 def run(
-    question: Question, search: Search, budget: Budget, *, first: bool, reduce: bool
+    question: Question, search: Search, budget: Budget, *, first: bool, reduce: Reduce
 ) -> Verdict:
     """Search; errors in the user's code are one line."""
     from tdpmmu.arch.table import PoolExhausted

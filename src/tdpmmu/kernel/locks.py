@@ -94,6 +94,10 @@ class RwLock:
         """Whether the running thread is among the readers."""
         return bool(step[self.readers] >> step.thread & 1)
 
+    def held(self, step: Step) -> bool:
+        """Whether the running thread holds it in any mode."""
+        return self.held_write(step) or self.held_read(step)
+
 
 @dataclass(frozen=True, slots=True)
 class Acquire(Op):

@@ -30,7 +30,16 @@ class Rcu:
     for.
     """
 
-    __slots__ = ("mode", "name", "nesting", "nobody_calls", "pending", "unused")
+    __slots__ = (
+        "called_under_lock",
+        "may_call",
+        "mode",
+        "name",
+        "nesting",
+        "nobody_calls",
+        "pending",
+        "unused",
+    )
 
     def __init__(
         self, layout: Layout, name: str, threads: int, *, chunk: int, sleepable: bool = False
@@ -38,7 +47,11 @@ class Rcu:
         self.name = name
         self.mode = "srcu" if sleepable else "rcu"
         self.unused = layout.assumption(f"nobody waits for {name}") if sleepable else None
+        self.called_under_lock = layout.assumption(
+            f"grace periods of {name} start under the lock that shuts others out of it"
+        )
         self.nobody_calls: Callable[[Step], bool] = lambda step: False
+        self.may_call: Callable[[Step], bool] = lambda step: True
         self.nesting = layout.cell(f"{name}.nesting", (0,) * threads, chunk=chunk)
         self.pending = layout.cell(f"{name}.callbacks", (), chunk=chunk)
 
@@ -70,6 +83,17 @@ class Rcu:
         """Whether, as far as is known, no thread ever waits for these readers."""
         return self.unused is not None and self.unused.trusted
 
+    def nobody_else_calls(self, step: Step) -> bool:
+        """Whether no other thread can start a grace period now."""
+        return self.called_under_lock.trusted and self.nobody_calls(step)
+
+    def grace_period_starts(self, step: Step) -> None:
+        """Take note if that happens where others rely on it not to."""
+        if not self.may_call(step):
+            step.broken.append(self.called_under_lock)
+        if self.unused is not None:
+            step.broken.append(self.unused)
+
     def reading(self, step: Step) -> bool:
         """Whether the running thread is inside a read-side section."""
         return bool(step[self.nesting][step.thread] > 0)
@@ -98,7 +122,7 @@ class ReadLock(Op):
 
     def mover(self, step: Step) -> str:
         # Where nobody else can start a grace period, nobody can tell when the section began.
-        return BOTH if self.rcu.invisible() or self.rcu.nobody_calls(step) else RIGHT
+        return BOTH if self.rcu.invisible() or self.rcu.nobody_else_calls(step) else RIGHT
 
     def describe(self) -> str:
         return f"{self.rcu.mode}_read_lock()"
@@ -120,7 +144,12 @@ class ReadUnlock(Op):
             _reader_gone(step, rcu, 1 << step.thread)
 
     def mover(self, step: Step) -> str:
-        return BOTH if self.rcu.invisible() else LEFT
+        rcu = self.rcu
+        if rcu.invisible():
+            return BOTH
+        # Nor can anybody tell when it ended, unless a callback waits for that.
+        awaited = any(mask >> step.thread & 1 for _, mask in step[rcu.pending])
+        return BOTH if not awaited and rcu.nobody_else_calls(step) else LEFT
 
     def describe(self) -> str:
         return f"{self.rcu.mode}_read_unlock()"
@@ -150,8 +179,7 @@ class Call(Op):
 
     def apply(self, step: Step, alternative: int) -> None:
         readers = self.rcu.readers(step)
-        if self.rcu.unused is not None:
-            step.broken.append(self.rcu.unused)
+        self.rcu.grace_period_starts(step)
         self.callback.grace_period_starts(step)
         if readers:
             step[self.rcu.pending] = (*step[self.rcu.pending], (self.callback, readers))
@@ -194,8 +222,7 @@ class Snapshot(Op):
 
     def apply(self, step: Step, alternative: int) -> int:
         step.emit(MightSleep(f"synchronize_{self.rcu.mode}"))
-        if self.rcu.unused is not None:
-            step.broken.append(self.rcu.unused)
+        self.rcu.grace_period_starts(step)
         readers = self.rcu.readers(step)
         if readers:
             step[self.rcu.pending] = (*step[self.rcu.pending], (step.thread, readers))

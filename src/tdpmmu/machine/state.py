@@ -84,6 +84,7 @@ class Layout:
         self.locks: list[Any] = []
         self.assumptions: list[Guard] = []
         self.lock_order = self.assumption("locks nest in one order only")
+        self.urgency = self.assumption("what nobody can see comes to an end")
 
     def assumption(self, name: str) -> Guard:
         """What exploration relies on besides the guards of cells."""

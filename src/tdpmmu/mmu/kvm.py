@@ -248,6 +248,7 @@ class Kvm:
         self.hardware.protects = self._pages_cannot_be_freed
         self.hardware.exclusive = self.mmu_lock.held_write
         self.rcu.nobody_calls = self.mmu_lock.held_write
+        self.rcu.may_call = self.mmu_lock.held
 
     def make_hardware(self) -> Hardware:
         """The CPUs that run its vCPUs."""

@@ -9,6 +9,7 @@ from tdpmmu.worlds.explore.engine import Budget, no_collection
 from tdpmmu.worlds.explore.partly.bounded import context_bounded
 from tdpmmu.worlds.explore.partly.pct import pct
 from tdpmmu.worlds.explore.partly.situations import Search, search_partly
+from tdpmmu.worlds.explore.reductions import Reduce
 
 MODES = EXHAUSTIVE, PCT, CONTEXT_BOUNDED = "exhaustive", "pct", "context-bounded"
 """How ``tdpmmu check`` searches."""
@@ -36,7 +37,7 @@ def ask_partly(
     *,
     budget: Budget | None = None,
     first: bool | str = False,
-    reduce: bool = True,
+    reduce: Reduce = True,
 ) -> Verdict:
     """Search a part and judge: violated, or nothing found within what was searched."""
     with no_collection():

@@ -17,6 +17,7 @@ from tdpmmu.worlds.explore.engine import (
     no_collection,
 )
 from tdpmmu.worlds.explore.progress import check_progress
+from tdpmmu.worlds.explore.reductions import Reduce
 from tdpmmu.worlds.explore.storage import Storage
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def ask(
     *,
     budget: Budget | None = None,
     first: bool | str = False,
-    reduce: bool = True,
+    reduce: Reduce = True,
     progress: Progress | None = None,
     loop: str = AUTO,
     keeper: Checkpoint | None = None,

@@ -13,11 +13,12 @@ from typing import Any, cast
 
 from tdpmmu.events.records import Event
 from tdpmmu.machine.ghost import HARM, Ghost
-from tdpmmu.machine.op import BOTH, NEITHER, RIGHT, Choose, Op, Step
+from tdpmmu.machine.op import BOTH, LEFT, NEITHER, RIGHT, Choose, Op, Step
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.chunks import ChunkTable, ChunkView
 from tdpmmu.worlds.explore.memo import Found, Memo
 from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.reductions import MOVERS, URGENT, WAITS, Reduce, reductions
 
 
 class Mistrust(Exception):
@@ -93,13 +94,18 @@ class Acts:
     """
 
     def __init__(
-        self, machine: Machine, positions: list[Positions], chunks: ChunkTable, *, reduce: bool
+        self,
+        machine: Machine,
+        positions: list[Positions],
+        chunks: ChunkTable,
+        *,
+        reduce: Reduce,
     ) -> None:
         self._machine = machine
         self._positions = positions
         self._chunks = chunks
         self._listeners = machine.listeners()
-        self._reduce = reduce
+        self.reduce = reductions(reduce)
         self.inside: dict[str, set[str]] = {}
         self._by_key: list[dict[Any, Deed]] = [{} for _ in machine.threads]
         self._at: list[dict[int, Deed | None]] = [{} for _ in machine.threads]
@@ -138,7 +144,7 @@ class Acts:
             here: set[int] = set()
             if deed.alone:
                 found = BOTH
-            elif self._reduce:
+            elif MOVERS in self.reduce:
                 found = deed.op.mover(self._step(row, deed.thread, here))
             else:
                 found = RIGHT if deed.chooses else NEITHER
@@ -146,13 +152,26 @@ class Acts:
             looked |= here
         return found
 
+    def early(self, deed: Deed, row: Sequence[int], looked: set[int]) -> bool:
+        """Whether the operation could have come with those before it, had they known.
+
+        As it moves left here, nothing is lost if it comes first, with all that moves left after it.
+        """
+        trusted = self._machine.layout.urgency.trusted
+        if deed.alone or URGENT not in self.reduce or not trusted:
+            return False
+        return self.mover(deed, row, looked) in (LEFT, BOTH)
+
     def order(self, deed: Deed, row: Sequence[int], looked: set[int]) -> Order:
         """Whether a turn that begins with the operation is urgent, or waits for one thread."""
         found = deed.orders.find(row, looked)
         if found is None:
             here: set[int] = set()
             step = self._step(row, deed.thread, here)
-            found = Order(deed.op.urgent(step), deed.op.waits_for_kick(step))
+            found = Order(
+                URGENT in self.reduce and deed.op.urgent(step),
+                deed.op.waits_for_kick(step) if WAITS in self.reduce else None,
+            )
             self._add(deed, ORDERS, deed.orders, here, row, found)
             looked |= here
         return found
@@ -212,7 +231,7 @@ class Acts:
             for event in step.events:
                 for label in [k for k, shows in self.unseen.items() if shows(event, step)]:
                     del self.unseen[label]
-        if not self._reduce:
+        if not self.reduce:
             return
         for outer, inner, order in reversed(step.nested):
             if not order.trusted or inner in self.inside.get(outer, ()):

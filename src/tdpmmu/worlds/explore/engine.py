@@ -28,6 +28,7 @@ from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.memory import most_resident
 from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.reductions import Reduce
 from tdpmmu.worlds.explore.storage import Left, Storage
 from tdpmmu.worlds.explore.turn import Choices, Segment, Turn, Turns
 
@@ -144,7 +145,7 @@ class Explorer:
         self,
         machine: Machine,
         *,
-        reduce: bool = True,
+        reduce: Reduce = True,
         budget: Budget | None = None,
         first: bool | str = False,
         progress: Progress | None = None,
@@ -504,7 +505,7 @@ class Explorer:
 def explore(
     machine: Machine,
     *,
-    reduce: bool = True,
+    reduce: Reduce = True,
     budget: Budget | None = None,
     first: bool | str = False,
     progress: Progress | None = None,
@@ -519,6 +520,8 @@ def explore(
     What is found is the same.  ``keeper`` has it saved now and then, ``storage`` is a set of states
     that leaves some out (both compiled only).
     """
+    from tdpmmu.worlds.explore.urgency import check_urgency
+
     compile_after = {PLAIN: None, COMPILED: 0}.get(loop, MANY if can_compile() else None)
     mistrusted: list[str] = []
     if storage is not None:
@@ -540,6 +543,7 @@ def explore(
         )
         try:
             explorer.run()
+            check_urgency(explorer)
         except KeyboardInterrupt:
             explorer.result.stopped = INTERRUPTED
         except Mistrust as found:

@@ -1,10 +1,14 @@
 """Turns: what a thread does between two points at which the order of threads matters.
 
-With reduction on, a turn is ``(right | both)* neither? (left | both)*`` in Lipton's sense:
+With movers (:mod:`~tdpmmu.worlds.explore.reductions`) a turn is
+``(right | both)* neither? (left | both)*`` in Lipton's sense:
 acquisitions run together with the operation after them, releases with the one before, and what
 nobody else can see with either.  An operation under the exclusive lock on what the lock guards is
-such a one.  With reduction off every operation is a turn of its own, but for choices, which come
-with the operation after them.
+such a one.  Without, every operation is a turn of its own, but for choices, which come with the
+operation after them.
+
+An operation may be seen by nobody only some time after the turn before it has ended.  Then it, and
+what follows of the kind, is an *urgent* turn: it is taken at once, as if it had come with that one.
 
 A turn is run in *segments*.  A segment looks at a few chunks only, so its outcome is remembered for
 all states that agree on those: MMU code runs once for all of them.
@@ -19,10 +23,11 @@ from tdpmmu.events.records import Event, GuestAccess, HostPageReused, NxPageReco
 from tdpmmu.machine.ghost import Ghost
 from tdpmmu.machine.op import LEFT, NEITHER, RIGHT, Step
 from tdpmmu.machine.thread import Machine
-from tdpmmu.worlds.explore.acts import Act, Acts, Violations
+from tdpmmu.worlds.explore.acts import Act, Acts, Deed, Violations
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.memo import Memo
 from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.reductions import URGENT, WAITS, Reduce, reductions
 
 LONGEST_TURN = 20_000
 """Operations in one turn beyond which a thread is taken to spin without ever being seen."""
@@ -35,7 +40,8 @@ SEGMENT = 6
 class Segment:
     """One outcome of a piece of a turn: what it changes, where it leads, how to do the same again.
 
-    ``stuck``: nothing but choices, and now the thread is blocked.
+    ``stuck``: nothing but choices, and now the thread is blocked.  ``round``: it would go on for
+    ever.
     """
 
     chunks: tuple[tuple[int, int], ...]
@@ -49,6 +55,7 @@ class Segment:
     failure: str | None
     stuck: bool = False
     progress: bool = False
+    round: bool = False
 
 
 @dataclass(slots=True)
@@ -138,11 +145,11 @@ class Turns:
         positions: list[Positions],
         chunks: ChunkTable,
         *,
-        reduce: bool = True,
+        reduce: Reduce = True,
     ) -> None:
         self._machine = machine
         self._positions = positions
-        self.reduce = reduce
+        self.reduce = reductions(reduce)
         self.acts = Acts(machine, positions, chunks, reduce=reduce)
         self._known: list[dict[tuple[int, bool, bool], Memo[tuple[Segment, ...]]]] = [
             {} for _ in machine.threads
@@ -183,10 +190,13 @@ class Turns:
         found = known.find(shared)
         if found is None:
             looked: set[int] = set()
-            outcomes = tuple(self._compose(shared, thread, position, looked))
+            deed = self.acts.at(thread, position)
+            early = deed is not None and self.acts.early(deed, shared, looked)
+            outcomes = tuple(self._compose(shared, thread, position, early, looked))
             if all(outcome.stuck for outcome in outcomes):
                 outcomes = ()  # whatever it chooses, it has to wait
-            urgent, rival = self._order(shared, thread, position, looked)
+            urgent, rival = self._order(deed, shared, looked)
+            urgent = urgent or (early and not any(outcome.round for outcome in outcomes))
             found = Choices(
                 outcomes,
                 urgent and bool(outcomes),
@@ -197,28 +207,27 @@ class Turns:
         return found
 
     def _order(
-        self, shared: Shared, thread: int, position: int, looked: set[int]
+        self, deed: Deed | None, shared: Shared, looked: set[int]
     ) -> tuple[bool, int | None]:
         """Whether the turn may as well come first, and whom the thread waits for if blocked."""
-        deed = self.acts.at(thread, position)
-        if not self.reduce or deed is None or not deed.vcpu:
+        if not self.reduce & {URGENT, WAITS} or deed is None or not deed.vcpu:
             return False, None
         order = self.acts.order(deed, shared, looked)
         return order.urgent, order.rival
 
     def _compose(
-        self, shared: Shared, thread: int, position: int, looked: set[int]
+        self, shared: Shared, thread: int, position: int, early: bool, looked: set[int]
     ) -> Iterator[Segment]:
         if self._positions[thread].op(position) is None:
             return
-        start = (shared, (position, False, True))
+        start = (shared, (position, early, True))
         stack: list[tuple[_Point, tuple[Segment, ...], tuple[_Point, ...]]] = [(start, (), ())]
         been: dict[_Point, list[tuple[Segment, ...]]] = {}
         while stack:
             point, parts, way = stack.pop()
             now, (at, after, idle) = point
             if point in way:
-                yield _joined(shared, now, parts)  # it goes round: let others in between
+                yield _joined(shared, now, parts, round=True)  # let others in between
                 continue
             others = been.setdefault(point, [])
             if any(_shows_the_same(parts, other) for other in others):
@@ -233,7 +242,7 @@ class Turns:
                 stack.append(((tuple(chunks), place), (*parts, segment), (*way, point)))
             while stack and (stack[-1][1][-1].ends or len(stack[-1][1]) > LONGEST_TURN // SEGMENT):
                 (end, _), parts, _ = stack.pop()
-                yield _joined(shared, end, parts)
+                yield _joined(shared, end, parts, round=not parts[-1].ends)
 
     def _segments(
         self,
@@ -350,7 +359,9 @@ def _shown(parts: tuple[Segment, ...]) -> tuple[list[Event], list[tuple[Ghost, s
     return events, [violation for part in parts for violation in part.violations]
 
 
-def _joined(shared: Shared, end: Shared, parts: tuple[Segment, ...]) -> Segment:
+def _joined(
+    shared: Shared, end: Shared, parts: tuple[Segment, ...], *, round: bool = False
+) -> Segment:
     """The segments of one turn as one."""
     last = parts[-1]
     if len(parts) == 1:
@@ -371,6 +382,7 @@ def _joined(shared: Shared, end: Shared, parts: tuple[Segment, ...]) -> Segment:
         last.failure,
         last.stuck,
         any(map(is_progress, events)),
+        round,
     )
 
 

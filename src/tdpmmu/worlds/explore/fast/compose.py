@@ -19,6 +19,7 @@ from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     CHUNKS,
     COMPOSED,
+    EARLY,
     ENTRIES,
     FACTS,
     FOUND,
@@ -29,9 +30,13 @@ from tdpmmu.worlds.explore.fast.control import (
     FULL_WAYS,
     GONE,
     MADE,
+    MISSED_AFTER,
+    MISSED_IDLE,
+    MISSED_OPERATION,
     MISSED_ORDER,
+    MISSED_POSITION,
     MISSED_THREAD,
-    REDUCE,
+    ORDERED,
     SEQUENCES,
     SHARED,
     URGENT,
@@ -46,7 +51,11 @@ from tdpmmu.worlds.explore.fast.facts import (
     put_entry,
 )
 from tdpmmu.worlds.explore.fast.learnt import (
+    ALONE,
+    BOTH,
     ENDED,
+    LEFT,
+    MOVES,
     ORDERS,
     QUESTIONS,
     RAISED,
@@ -79,6 +88,9 @@ MOST_PARTS = LONGEST_TURN // SEGMENT
 
 MOST_HEARD = 1 << 12
 """Events of one segment, in all its outcomes, beyond which Python has to put it together."""
+
+STARTS = 3
+"""``MISSED_IDLE`` where a turn starts: not even a choice was made."""
 
 _DROPPED = 3
 
@@ -223,12 +235,26 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
     now[POSITION], now[ABOUT], now[WAY], now[HASH] = start, IDLE, -1, np.int64(hashes[shared])
     for i in range(chunks):
         row[i] = values[base + i]
+    early = rounds = False
+    if first > 0 and ctl[EARLY] and not learnt.flags[first - 1] & ALONE:
+        at = answer(learnt.ops, (first - 1) * QUESTIONS + MOVES, values, base, looked)
+        if at < 0:
+            ctl[MISSED_POSITION], ctl[MISSED_AFTER], ctl[MISSED_IDLE] = start, 0, STARTS
+            for i in range(chunks):
+                work.bench.row[i] = row[i]
+            return MISSED_OPERATION
+        mover = np.int64(learnt.ops.words[at])
+        early = mover in (LEFT, BOTH)
+        if early:
+            now[ABOUT] |= AFTER
     while kind == FREE:
         state = now[ABOUT] & 3
         if state == GOES and now[PARTS]:
             state = np.int64(ENDS)
             if now[PARTS] <= MOST_PARTS:
                 state = _been_here(work, visits, now)
+            if state == ENDS:
+                rounds = True
         if state == GOES:
             if visits == work.visits.shape[0]:
                 return FULL_WAYS
@@ -288,7 +314,9 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
     if kind == FREE:
         if waits:
             outcomes = used = above = np.int64(0)  # whatever it chooses, it has to wait
-        if ctl[REDUCE] and learnt.flags[first - 1] & VCPU:
+        if early and not waits and not rounds:
+            kind = np.int64(URGENT)
+        if ctl[ORDERED] and learnt.flags[first - 1] & VCPU:
             question = (first - 1) * QUESTIONS + ORDERS
             at = answer(learnt.ops, question, values, base, looked)
             if at < 0:

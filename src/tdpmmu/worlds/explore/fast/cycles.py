@@ -90,8 +90,11 @@ def components(count, tails, heads):
 
 
 @allocating
-def local_edges(keys, offsets, pool, first_place):
-    """Turns without progress, ``(where in the pool, shared before and after, place ...)``."""
+def local_edges(keys, offsets, pool, first_place, urgent):
+    """``(where in the pool, shared before and after, place ...)`` of all turns without progress.
+
+    Or else of all urgent turns.
+    """
     count = 0
     for turn in (False, True):
         edges = np.empty((5, count if turn else 0), np.int64)
@@ -102,11 +105,11 @@ def local_edges(keys, offsets, pool, first_place):
             key = keys[slot] - 1
             shared, thread, position = key >> 24, key >> 18 & 63, key & ((1 << 18) - 1)
             head = pool[offsets[slot]]
-            if head & 3 != FREE and head & 3 != URGENT:
+            if head & 3 != URGENT and (urgent or head & 3 != FREE):
                 continue
             for at in range(offsets[slot] + 1, offsets[slot] + 1 + (head >> 2)):
                 word = pool[at]
-                if word >> 31 & 1:
+                if word >> 31 & 1 and not urgent:
                     continue
                 if turn:
                     edges[0, count] = at

@@ -12,9 +12,10 @@ from tdpmmu.worlds.explore.acts import ACTS, MOVES, QUESTIONS, Act, Deed, Fact, 
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import facts as f
 from tdpmmu.worlds.explore.fast import learnt as le
-from tdpmmu.worlds.explore.fast.compose import MOST_HEARD, new_scratch
+from tdpmmu.worlds.explore.fast.compose import MOST_HEARD, STARTS, new_scratch
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.fact_arrays import FactArrays
+from tdpmmu.worlds.explore.reductions import URGENT, WAITS
 from tdpmmu.worlds.explore.turn import is_progress
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class Learner:
         self._events: dict[Any, int] = {}
         self._violations: dict[tuple[str, str], int] = {}
         self._properties: dict[str, int] = {}
-        ctl[c.REDUCE], ctl[c.SEQUENCES], self._after = explorer.turns.reduce, 0, 0
+        ctl[c.SEQUENCES], self._after = 0, 0
+        reduce = explorer.turns.reduce
+        ctl[c.ORDERED] = bool(reduce & {URGENT, WAITS})
+        ctl[c.EARLY] = URGENT in reduce and explorer.machine.layout.urgency.trusted
         # What is not touched takes no memory.
         self.turns = FactArrays(ctl, c.FACTS, c.WRITTEN, threads * POSITIONS, facts)
         self.segments = FactArrays(ctl, c.SEGMENTS, c.SEGMENT_WORDS, 4 * threads * POSITIONS, facts)
@@ -249,12 +253,15 @@ class Learner:
         assert deed is not None
         self.acts.order(deed, row, set())
 
-    def walk(self, thread: int, position: int, row: list[int], after: bool, idle: bool) -> None:
+    def walk(self, thread: int, position: int, row: list[int], after: bool, idle: int) -> None:
         """Run a thread to the end of its turn, whatever it chooses, or to where all is known."""
         acts, table = self.acts, self.positions[thread]
         alone = self.explorer.machine.threads[thread].alone
         looked: set[int] = set()
-        todo = [(position, row, after, idle)]
+        first = acts.at(thread, position)
+        if idle == STARTS and first is not None:
+            after = acts.early(first, row, looked)
+        todo = [(position, row, after, bool(idle))]
         while todo:
             position, row, after, idle = todo.pop()
             known = len(acts.log) + len(table.steps)

@@ -199,7 +199,7 @@ class CompiledLoop:
         elif code == c.MISSED_ORDER:
             self.learner.order(thread, position, row)
         elif code == c.MISSED_OPERATION:
-            self.learner.walk(thread, position, row, bool(about & 1), bool(about & 2))
+            self.learner.walk(thread, position, row, bool(about & 1), about >> 1)
         else:
             self.explorer._halted(current, self.explorer.order[current])
         self.learner.tell()
@@ -285,12 +285,17 @@ class CompiledLoop:
         """Packed states, by ascending numbers."""
         return [self.explorer.order[number] for number in numbers]
 
-    def edges_on_cycles(self) -> list[tuple[int, int, int]]:
-        """Turns that may be on a cycle without progress; none if all lead on."""
-        s, known, ctl = self.store, self.known, self.store.ctl
-        threads = self.explorer.machine.threads
+    def urgent_turns_go_round(self) -> bool:
+        """Whether there may be a cycle of urgent turns."""
+        return bool(self._on_local_cycles(urgent=True).shape[1])
+
+    def _on_local_cycles(self, *, urgent: bool) -> c.Words:
+        """The turns (without progress, or else urgent) that are on cycles of shared states, and on
+        cycles of positions.
+        """
+        known, ctl = self.known, self.store.ctl
         places = np.cumsum([0] + [len(table) for table in self.explorer.positions])
-        edges = cy.local_edges(known.keys, known.offsets, known.pool, places)
+        edges: c.Words = cy.local_edges(known.keys, known.offsets, known.pool, places, urgent)
         settled = 0
         while edges.shape[1] and settled < 2:
             for nodes, row in ((int(ctl[c.SHARED]), 1), (int(places[-1]), 3)):
@@ -298,6 +303,13 @@ class CompiledLoop:
                 kept = of[edges[row]] == of[edges[row + 1]]
                 settled = settled + 1 if kept.all() else 0
                 edges = np.ascontiguousarray(edges[:, kept])
+        return edges
+
+    def edges_on_cycles(self) -> list[tuple[int, int, int]]:
+        """Turns that may be on a cycle without progress; none if all lead on."""
+        s, known, ctl = self.store, self.known, self.store.ctl
+        threads = self.explorer.machine.threads
+        edges = self._on_local_cycles(urgent=False)
         if not edges.shape[1]:
             return []
         marks = np.zeros(len(known.pool), np.uint8)

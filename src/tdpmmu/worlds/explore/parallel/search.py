@@ -41,6 +41,8 @@ from tdpmmu.worlds.explore.parallel.worker import (
     Report,
     Worker,
 )
+from tdpmmu.worlds.explore.reductions import Reduce
+from tdpmmu.worlds.explore.urgency import check_urgency
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the clock."""
@@ -50,7 +52,7 @@ def explore_on(
     machine: Machine,
     workers: int,
     *,
-    reduce: bool = True,
+    reduce: Reduce = True,
     budget: Budget | None = None,
     first: bool | str = False,
     progress: Progress | None = None,
@@ -64,6 +66,7 @@ def explore_on(
         try:
             with no_collection():
                 Search(explorer, workers).run()
+                check_urgency(explorer)
         except Mistrust as found:
             mistrusted += [name for name in str(found).split(", ") if name not in mistrusted]
             machine.layout.distrust(mistrusted)

@@ -308,7 +308,7 @@ class Worker:
             learner.order(thread, start, list(shared))
         else:
             position, row = int(ctl[c.MISSED_POSITION]), learner.work.bench.row.tolist()
-            after, idle = bool(ctl[c.MISSED_AFTER]), bool(ctl[c.MISSED_IDLE])
+            after, idle = bool(ctl[c.MISSED_AFTER]), int(ctl[c.MISSED_IDLE])
             learner.walk(thread, position, row, after, idle)
         for label in before:
             if label not in unseen:

@@ -23,6 +23,7 @@ from tdpmmu.worlds.explore.partly.situations import (
     Situations,
     Taken,
 )
+from tdpmmu.worlds.explore.reductions import Reduce
 
 NOBODY = -1
 LOOK_EVERY = 1 << 10
@@ -155,7 +156,7 @@ class _Search:
 
 def context_bounded(
     machine: Machine,
-    reduce: bool,
+    reduce: Reduce,
     budget: Budget,
     first: bool | str,
     *,

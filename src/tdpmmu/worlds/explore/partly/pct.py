@@ -31,6 +31,7 @@ from tdpmmu.worlds.explore.partly.situations import (
     Situations,
     Taken,
 )
+from tdpmmu.worlds.explore.reductions import Reduce
 
 PILOTS = 20
 """Runs that only measure ``k``."""
@@ -107,7 +108,7 @@ class _Runs:
 
 def pct(
     machine: Machine,
-    reduce: bool,
+    reduce: Reduce,
     budget: Budget,
     first: bool | str,
     *,

@@ -17,6 +17,7 @@ from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.engine import Budget, Counterexample, Exploration
 from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.reductions import MOVERS, Reduce, reductions
 from tdpmmu.worlds.explore.turn import Turns
 
 
@@ -55,11 +56,13 @@ class PartialExploration(Exploration):
 class Situations:
     """A machine as a graph that is made as one walks it."""
 
-    def __init__(self, machine: Machine, *, reduce: bool = True) -> None:
+    def __init__(self, machine: Machine, *, reduce: Reduce = True) -> None:
         self.machine = machine
         self.positions = [Positions(thread.start) for thread in machine.threads]
         self.chunks = ChunkTable(len(machine.initial))
-        self.turns = Turns(machine, self.positions, self.chunks, reduce=reduce)
+        self.turns = Turns(
+            machine, self.positions, self.chunks, reduce=reductions(reduce) & {MOVERS}
+        )
         self.regular = [t for t, thread in enumerate(machine.threads) if not thread.alone]
         self.alone = [t for t, thread in enumerate(machine.threads) if thread.alone]
         self.start = Situation(
@@ -141,7 +144,7 @@ class Findings:
         return bool(self._reported) if first is True else first in self._reported
 
 
-Search = Callable[[Machine, bool, Budget, bool | str], PartialExploration]
+Search = Callable[[Machine, Reduce, Budget, bool | str], PartialExploration]
 """A way to search a machine: with reduction or without, within a budget, up to what."""
 
 
@@ -149,7 +152,7 @@ def search_partly(
     machine: Machine,
     search: Search,
     *,
-    reduce: bool = True,
+    reduce: Reduce = True,
     budget: Budget | None = None,
     first: bool | str = False,
 ) -> PartialExploration:
