@@ -239,3 +239,41 @@ def test_the_dirty_log_has_what_was_written(
     small = result.coverage[:, 2]
     assert small.max() == guest.memory_bytes
     assert result.coverage[-1].tolist()[1:] == [guest.memory_bytes * (kernel == "6.18"), 0]
+
+
+class Idle:
+    """vCPUs that write now and then, while the host takes other pages away."""
+
+    def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
+        count = 40
+        yield Touches(
+            np.full(count, 90_000 + 777 * vcpu, dtype=np.int64),
+            vcpu * 7 + np.arange(count),
+            np.full(count, WRITE, dtype=np.uint8),
+        )
+
+    def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
+        for turn in range(1, 21):
+            yield turn * 130_000, Unmap(turn * 512, 512)
+
+
+@pytest.mark.parametrize("kernel", ["5.13", "6.1", "6.12", "6.18"])
+def test_guests_are_kicked_in_one_step(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = 0
+    send = SimThread.send
+
+    def counting(self: SimThread, result: object) -> None:
+        nonlocal sent
+        sent += self.kind == "vcpu"
+        send(self, result)
+
+    monkeypatch.setattr(SimThread, "send", counting)
+    operations, results = [], []
+    for bulk in (False, True):
+        sent = 0
+        run = Simulation(kernel, Guest(24 << 21, 24), Knobs(ratio=0), COSTS, Idle(), 1, bulk=bulk)
+        results.append(run.run(3_000_000))
+        operations.append(sent)
+    assert results[0].same_as(results[1]) == []
+    assert results[0].counts["VcpuFlushed"] == 20 * 24
+    assert operations[0] > 3 * operations[1], operations

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tdpmmu.arch.requests import WaitIpi
 from tdpmmu.arch.spte import PAGE_SHIFT, SpteFormat
 from tdpmmu.arch.table import CmpXchgSpte, ReadSpte, SetPrivate, TablePage, WriteSpte, XchgSpte
 from tdpmmu.events.records import PfnMarkedDirty
@@ -20,6 +21,7 @@ from tdpmmu.machine.op import Op
 from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.simulation.regions import LOST
 from tdpmmu.simulation.tables import ENTRIES, ArrayPage
+from tdpmmu.worlds.simulate.ops import AskAll, SendAll
 
 if TYPE_CHECKING:
     from tdpmmu.mmu.kvm import Memslot
@@ -93,6 +95,14 @@ class Bulk(Base):
                 retried = True
         await kvm.rcu.read_unlock()
 
+    async def make_all_cpus_request(self) -> None:
+        kick = await AskAll(self.kvm.vcpus_to_ask)
+        if kick is None:
+            await super().make_all_cpus_request()
+        elif kick:
+            for vcpu in await SendAll(kick):
+                await WaitIpi(self.kvm.hardware, vcpu)
+
     async def run_through(self, it: TdpIter, bits: int) -> None:
         """On to the first entry of this table that has to be looked at by itself."""
         table = it.pt_path[0]
@@ -143,6 +153,7 @@ class BulkOps:
         clock.handlers[RemoveEntries] = self._remove
         clock.handlers[FillSplit] = self._fill
         clock.handlers[ClearEntries] = self._clear
+        clock.handlers[AskAll] = self._ask_one_by_one
 
     def _seen_inside(self, thread: SimThread, region: int, shared: bool) -> bool:
         """Whether another thread could be in a table of that 2 MiB region."""
@@ -197,6 +208,11 @@ class BulkOps:
         if mapped:
             run.regions.set(LOST, op.base)
         clock.complete(thread, True, cost)
+        return True
+
+    def _ask_one_by_one(self, thread: SimThread, op: Op) -> bool:
+        """Guests that are no herd."""
+        self._clock.complete(thread, None, 0)
         return True
 
     def _clear(self, thread: SimThread, op: Op) -> bool:

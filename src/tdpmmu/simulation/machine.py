@@ -65,7 +65,7 @@ class Simulation:
             costs,
             seed,
         )
-        self._workload = workload
+        self.workload = workload
         self.format = spte_format(guest.cpu, cls.spte_kernel)
         level = LEVELS[guest.backing]
         config = Config(
@@ -132,7 +132,7 @@ class Simulation:
         for guest in guests:
             clock.start(guest.thread, run_vcpu(self.mmu, guest, self.what))
         clock.start(worker, recovery_worker(self.mmu, self.knobs))
-        events = self._workload.host_events(self._rng(len(guests)))
+        events = self.workload.host_events(self._rng(len(guests)))
         clock.start(other, host(self.mmu, events, self.costs, self._migrate))
         for part in range(1, SAMPLES // 5 + 1):
             clock.run(until_ns * part // (SAMPLES // 5))
@@ -165,7 +165,7 @@ class Simulation:
                 guests.append(herd.guest(vcpu.number, thread))
             else:
                 guests.append(StepGuest(kvm, vcpu, thread, costs, ledger))
-            guests[-1].start(self._workload.touches(vcpu.number, self._rng(vcpu.number)))
+            guests[-1].start(self.workload.touches(vcpu.number, self._rng(vcpu.number)))
         return guests, herd.settle if herd is not None else lambda: None
 
     async def _migrate(self, plan: Migrate) -> None:

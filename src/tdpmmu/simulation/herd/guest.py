@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tdpmmu.arch.hardware import EXITING, VcpuCells
+from tdpmmu.arch.hardware import EXITING, IN_GUEST, VcpuCells
 from tdpmmu.simulation.guest import ACCESSES, Touches
 from tdpmmu.simulation.herd import loop
 from tdpmmu.simulation.vcpu import FAULTS, PML_ENTRIES, StepGuest
@@ -41,7 +41,7 @@ class HerdGuest(StepGuest):
         due = row[loop.DUE] = min(FOREVER, now + self.left)
         row[loop.KICKED] = FOREVER
         row[loop.ROOT] = step[vcpu.loaded][0]
-        row[loop.BUSY] = bool(
+        row[loop.BUSY] = loop.OTHERS * bool(
             step[vcpu.request]
             or step[vcpu.reload]
             or step[vcpu.apic_reload]
@@ -60,13 +60,29 @@ class HerdGuest(StepGuest):
 
     def ask(self) -> None:
         """Somebody asks something of the running guest: its next fault is not like others."""
-        self._row[loop.BUSY] = 1
+        self._row[loop.BUSY] = loop.OTHERS
 
     def flushed(self) -> None:
         self._herd.flush_tlb(self._number)
 
     def _leave(self) -> None:
-        self._row[loop.RUNS] = 0
+        row = self._row
+        row[loop.RUNS] = 0
+        if row[loop.IPI]:
+            row[loop.IPI] = 0
+            self._herd.words[loop.IPIS] -= 1
+
+    def told(self) -> None:
+        """An IPI is on its way that the compiled loop has sent."""
+        self.thread.step[self.vcpu.ipi] = True
+        self.thread.kicked_at = self._row[loop.KICKED]
+
+    def bounced(self) -> None:
+        """It has left, flushed and entered again: what that comes to."""
+        step, vcpu = self.thread.step, self.vcpu
+        step[vcpu.ipi] = step[vcpu.request] = False
+        step[vcpu.mode] = IN_GUEST
+        self.thread.kicked_at = -1
 
     # --- touches --------------------------------------------------------------------------------
 
@@ -85,7 +101,8 @@ class HerdGuest(StepGuest):
         hit, _, present = self._look(gfn, kind)
         if hit:
             logged = self.thread.step[self.vcpu.pml]
-            self._row[loop.BUSY] |= bool(logged)
+            if logged:
+                self.ask()
             self._row[loop.FULL] = len(logged) >= PML_ENTRIES
             return None
         self.ledger.counts["GuestAccess"] += 1

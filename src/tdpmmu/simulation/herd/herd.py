@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,10 @@ from tdpmmu.arch.spte import (
 )
 from tdpmmu.machine.op import Op
 from tdpmmu.simulation.herd import loop
+from tdpmmu.simulation.herd.broadcast import Broadcast
 from tdpmmu.simulation.herd.guest import CHUNK, HerdGuest
 from tdpmmu.simulation.herd.patterns import Patterns
+from tdpmmu.simulation.herd.rehearsal import Bounce, rehearse, small
 from tdpmmu.simulation.vcpu import PML_FULL
 from tdpmmu.worlds.simulate.ledger import FAULT, REFAULT, REFILL
 from tdpmmu.worlds.simulate.ops import FOREVER
@@ -43,7 +45,8 @@ class Herd:
         self._run = run
         self._clock = clock
         vcpus = run.guest.vcpus
-        self.cpus: Ints = np.zeros((vcpus, loop.COLUMNS), dtype=np.int64)
+        self.cpus: Ints = np.zeros((vcpus + 1, loop.COLUMNS), dtype=np.int64)
+        self.cpus[:, loop.NUMBER] = np.arange(vcpus + 1)
         self.cpus[:, loop.SINCE] = -1
         self.cpus[:, loop.KICKED] = FOREVER
         self.cpus[:, loop.EPOCH] = 1
@@ -52,14 +55,21 @@ class Herd:
         while slots < 2 * self.costs.tlb_entries:
             slots *= 2
         self._tlb: Ints = np.zeros((vcpus, slots), dtype=np.int64)
-        self._order: Ints = np.zeros(vcpus, dtype=np.int64)
+        self._order: Ints = np.zeros(vcpus + 1, dtype=np.int64)
+        self._sends: Ints = np.zeros(vcpus, dtype=np.int64)
+        self._bounced: Ints = np.zeros(4 * vcpus, dtype=np.int64)
+        self._bounce: Bounce | None = None
         self._log: Ints = np.zeros((loop.LOG, loop.LOG_COLUMNS), dtype=np.int64)
         self._masks = masks(run.format)
         self._control = self._first_control()
         self.first = FOREVER, 0
         for kind in (RequestFlush, RequestReload, NeedsIpi):
             clock.handlers[kind] = self._ask
-        self._words = self._control.data
+        self.words = self._control.data
+        knobs = run.knobs
+        self._broadcast = Broadcast(
+            self, clock, not (knobs.host_cpus or knobs.tick_hz or knobs.noise)
+        )
 
     def _first_control(self) -> Ints:
         run, kvm, costs = self._run, self.kvm, self.costs
@@ -82,8 +92,9 @@ class Herd:
         return guest
 
     def interrupt(self, number: int, when: int) -> None:
-        """An IPI will arrive then."""
+        """An IPI will arrive then, or something else."""
         self.cpus[number, loop.KICKED] = when
+        self.guests[number].ask()
 
     def flush_tlb(self, number: int) -> None:
         """A guest's TLB is empty."""
@@ -96,26 +107,57 @@ class Herd:
         self._clock.complete(thread, op.apply(thread.step, 0), self._clock.price(op))
         return True
 
+    # --- flushes --------------------------------------------------------------------------------
+
+    def quiet_until(self, thread: SimThread, ns: int) -> bool:
+        """Whether nothing happens in that time but what the thread does, and touches that hit."""
+        end = thread.now + ns + 1
+        if not self._clock.only_guests_until(end):
+            return False
+        rows = self.kvm.rows.array
+        quiet: bool = loop.quiet(
+            self._control, self._masks, self.cpus, self.touches, rows, -1, end, False
+        )
+        return quiet
+
+    def begin_sending(self, thread: SimThread, to: list[int], ns: int) -> None:
+        """IPIs from that thread, one after the other, each of which takes it so long."""
+        words = self.words
+        if self._bounce is None:
+            run = self._run
+            alone = type(run)(
+                run.kernel, *small(run), run.costs, run.workload, run.seed, bulk=False
+            )
+            self._bounce = rehearse(run, alone)
+            words[loop.BOUNCE] = self._bounce.ns
+        self._sends[: len(to)] = to
+        words[loop.SENT_SO_FAR], words[loop.SENDS], words[loop.SEND_NS] = 0, len(to), ns
+        words[loop.DELIVER_NS] = self.costs.ipi_deliver
+        sender = self.cpus[-1]
+        sender[loop.RUNS], sender[loop.DUE], sender[loop.NUMBER] = 1, thread.now, thread.number
+
     # --- the clock's side -----------------------------------------------------------------------
 
-    def go(self, limit: tuple[int, int], until: int) -> tuple[SimThread, int, str] | None:
+    def go(self, limit: tuple[int, int], until: int) -> tuple[SimThread, int, Any] | None:
         """All touches before ``limit`` (time and number of a thread), and those at ``until``.
 
-        Who leaves its guest earlier than that, when and why; afterwards ``first`` is who is next.
+        Who leaves its guest earlier than that, when and why, or who has sent its IPIs, when, and
+        whom it has to wait for; afterwards ``first`` is who is next.
         """
-        words, clock, ledger = self._words, self._clock, self.ledger
+        words, clock, ledger = self.words, self._clock, self.ledger
         lock = self.kvm.mmu_lock.name
         words[loop.LIMIT], words[loop.LIMIT_NUMBER] = limit
         words[loop.UNTIL] = until
         words[loop.OPEN] = self.patterns.open
         words[loop.LINE_OWNER], words[loop.LINE_FREE] = clock.locks.line(lock)
-        words[loop.APPLIED] = 0
-        out = None
+        words[loop.CALM] = self._bounce is not None and not clock.waiting
+        out: tuple[SimThread, int, Any] | None = None
         while out is None:
             words[loop.SAMPLE] = ledger.next_sample
             stop = self._loop()
             when, who = words[loop.WHEN], words[loop.WHO]
-            self.first = when, who
+            self._turn_is(when, who)
+            self._absorb(lock)
             if stop == loop.DONE:
                 break
             if stop == loop.SAMPLES:
@@ -123,15 +165,33 @@ class Herd:
                 ledger.sample(when)
             elif stop == loop.DRAIN:
                 self._drain()
+            elif stop == loop.SEND:
+                self._broadcast.send_to(words[loop.SENT_SO_FAR], when)
+                words[loop.SENT_SO_FAR] += 1
+                self.cpus[-1, loop.DUE] = when + words[loop.SEND_NS]
             else:
                 out = self._attend(stop, who, when)
                 if out is not None:
-                    self.first = words[loop.AFTER], words[loop.NEXT]
+                    self._turn_is(words[loop.AFTER], words[loop.NEXT])
         self._settle_bytes()
-        if words[loop.APPLIED]:
-            clock.turns += 1
-            clock.locks.move_line(words[loop.LINE_OWNER], lock, words[loop.LINE_FREE])
         return out
+
+    def _turn_is(self, when: int, who: int) -> None:
+        self.first = when, int(self.cpus[who, loop.NUMBER])
+
+    def _absorb(self, lock: str) -> None:
+        """What the loop has done that others can see."""
+        words, clock = self.words, self._clock
+        if not words[loop.APPLIED]:
+            return
+        words[loop.APPLIED] = 0
+        clock.turns += 1
+        clock.locks.move_line(words[loop.LINE_OWNER], lock, words[loop.LINE_FREE])
+        for number in self._bounced[: words[loop.BOUNCED]].tolist():
+            self.guests[number].bounced()
+        if words[loop.IPIS]:
+            for number in np.flatnonzero(self.cpus[:, loop.IPI]).tolist():
+                self.guests[number].told()
 
     def _loop(self) -> int:
         kvm, run = self.kvm, self._run
@@ -150,12 +210,18 @@ class Herd:
             blocks.array,
             self.patterns.table,
             self._log,
+            self._sends,
+            self._bounced,
         )
         return stop
 
-    def _attend(self, stop: int, who: int, when: int) -> tuple[SimThread, int, str] | None:
-        """To one guest: None if it runs on."""
-        guest, words = self.guests[who], self._words
+    def _attend(self, stop: int, who: int, when: int) -> tuple[SimThread, int, Any] | None:
+        """To one guest: None if it runs on; or to who has sent IPIs."""
+        if stop == loop.SENT:
+            self.cpus[-1, loop.RUNS] = 0
+            sender, rest = self._broadcast.sent()
+            return sender, when, rest
+        guest, words = self.guests[who], self.words
         self._clock.turn_of(guest.thread)
         why: str | None
         if stop == loop.KICK:
@@ -175,7 +241,7 @@ class Herd:
     # --- bookkeeping ----------------------------------------------------------------------------
 
     def _settle_bytes(self) -> None:
-        words, ledger = self._words, self.ledger
+        words, ledger = self.words, self.ledger
         if words[loop.SMALL] or words[loop.HUGE]:
             ledger.small_bytes += words[loop.SMALL] * PAGE
             ledger.huge_bytes += words[loop.HUGE] * (PAGE << 9)
@@ -183,7 +249,7 @@ class Herd:
 
     def settle(self) -> None:
         """Count what was not counted one by one."""
-        words, ledger = self._words, self.ledger
+        words, ledger = self.words, self.ledger
         self._drain()
         self.patterns.settle()
         ledger.counts["GuestAccess"] += words[loop.ACCESSES]
@@ -193,11 +259,16 @@ class Herd:
             (FAULT, loop.FAULTED),
         ):
             ledger.stalled(cause, words[word])
+        if self._bounce is not None:
+            for kind, n in self._bounce.counts.items():
+                ledger.counts[kind] += n * words[loop.BOUNCES]
+            for cause, ns in self._bounce.stalls.items():
+                ledger.stalled(cause, ns * words[loop.BOUNCES])
 
     def _drain(self) -> None:
         """The log of faults goes into the ledger."""
-        lines = self._log[: self._words[loop.LOGGED]]
-        self._words[loop.LOGGED] = 0
+        lines = self._log[: self.words[loop.LOGGED]]
+        self.words[loop.LOGGED] = 0
         for ns, since, vcpu, gfn, tag, held_at, held_ns in lines.tolist():
             self.ledger.latency(ns, since, vcpu, gfn, tag)
             if held_ns >= 0:

@@ -16,12 +16,16 @@ from tdpmmu.worlds.explore.fast.compiling import compiled
 from tdpmmu.worlds.simulate.ops import FOREVER
 
 # What is known of each guest: columns of ``cpus``.
-COLUMNS = 11
-DUE, KICKED, RUNS, AT, END, SINCE, ROOT, EPOCH, HELD, BUSY, FULL = range(COLUMNS)
+COLUMNS = 13
+DUE, KICKED, RUNS, AT, END, SINCE, ROOT, EPOCH, HELD, BUSY, FULL, NUMBER, IPI = range(COLUMNS)
 """When it touches and when an IPI arrives; whether it runs; its place among its touches, and how
 many there are; since when the touch has been tried (-1: it has not); its root; how often its TLB
-was flushed, and how much is in it; whether somebody has asked something of it; whether its
-page-modification log is full after this touch."""
+was flushed, and how much is in it; what somebody has asked of it; whether its
+page-modification log is full after this touch; its thread's number; whether an IPI was sent here.
+The last row is who sends IPIs: it runs while it does, and ``DUE`` is the next one."""
+
+NOTHING, FLUSH, OTHERS = range(3)
+"""``BUSY``: a flush and nothing else is one that needs no looking at."""
 
 # A touch: ``THINK`` ns before it, and gfn, access and tag in one number.
 THINK, WHAT = range(2)
@@ -29,7 +33,7 @@ ACCESS_SHIFT, TAG_SHIFT = 40, 44
 GFN_MASK = (1 << ACCESS_SHIFT) - 1
 
 # The numbers of ``control``: what the loop is told, then what it says.
-CONTROL = 34
+CONTROL = 42
 LIMIT, LIMIT_NUMBER, UNTIL, SAMPLE, OPEN, LINE_OWNER, LINE_FREE = range(7)
 LEVELS, ACCESS_NS, REFILL, PAGES, HUGE_LEVEL, BLOCK, STRIDE, ENTRIES = 7, 8, 8, 12, 13, 14, 15, 16
 """``REFILL`` + level is the price of a walk to a leaf of that level."""
@@ -37,6 +41,10 @@ WHO, WHEN, NEXT, AFTER, TOUCHED, PATTERN, LEVEL, CELL = range(17, 25)
 """Whose turn it is and when, the same for the one after it; when the last touch was; of a fault
 that nothing is known of: its pattern, and the level and the number of the entry."""
 ACCESSES, REFILLED, REFAULTED, FAULTED, SMALL, HUGE, APPLIED, LOGGED = range(25, 33)
+CALM, BOUNCE, SENT_SO_FAR, SENDS, SEND_NS, DELIVER_NS, IPIS, BOUNCED, BOUNCES = range(33, 42)
+"""Whether kicked guests may *bounce* (leave, flush and enter again in one step, which takes
+``BOUNCE`` ns); the IPIs that are being sent and how long each takes; how many are on their way;
+how many have bounced in this run of the loop, and in all."""
 
 # Encodings: numbers of ``masks``.
 PRESENT, LARGE, NONPRESENT, REMOVED, MMIO_MASK, MMIO_VALUE, NEED, SHUT = 0, 1, 2, 3, 4, 5, 6, 9
@@ -51,7 +59,7 @@ L_NS, L_SINCE, L_VCPU, L_GFN, L_TAG, H_AT, H_NS, LOG_COLUMNS = range(8)
 LOG = 4096
 
 # Why the loop stops.
-DONE, SAMPLES, DRAIN, KICK, LOOK, PASSED = range(6)
+DONE, SAMPLES, DRAIN, KICK, LOOK, PASSED, SEND, SENT = range(8)
 
 _KEY_BITS, _LEVEL_SHIFT = 38, 36
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -100,7 +108,7 @@ def event(cpus, v):
 def before(cpus, a, b):
     """Whether guest a's turn is before guest b's: equal times go by number."""
     first, second = event(cpus, a), event(cpus, b)
-    return first < second or (first == second and a < b)
+    return first < second or (first == second and cpus[a, NUMBER] < cpus[b, NUMBER])
 
 
 @compiled
@@ -117,6 +125,18 @@ def sift(cpus, order, size, at):
             break
         order[at] = order[child]
         at = child
+    order[at] = v
+
+
+@compiled
+def rise(cpus, order, size, v):
+    """Let a guest that is earlier than it was rise to where it belongs."""
+    at = 0
+    while at < size and order[at] != v:
+        at += 1
+    while at and before(cpus, v, order[(at - 1) // 2]):
+        order[at] = order[(at - 1) // 2]
+        at = (at - 1) // 2
     order[at] = v
 
 
@@ -151,12 +171,18 @@ def fill(cpus, tlb, v, entries, gfn, level):
 
 
 @compiled
-def quiet(control, masks, cpus, touches, rows, me, end):
-    """Whether no other guest does anything before ``end`` but touch what hits."""
-    for v in range(len(cpus)):
+def quiet(control, masks, cpus, touches, rows, me, end, kicks):
+    """Whether no other guest does anything before ``end`` but touch what hits.
+
+    With ``kicks`` it may be kicked, and whoever sends IPIs may send them.
+    """
+    sender = len(touches)
+    if not kicks and cpus[sender, RUNS] and cpus[sender, DUE] < end:
+        return False
+    for v in range(sender):
         if v == me or not cpus[v, RUNS]:
             continue
-        if cpus[v, KICKED] < end:
+        if not kicks and cpus[v, KICKED] < end:
             return False
         when, at = cpus[v, DUE], cpus[v, AT]
         while when < end:
@@ -183,6 +209,45 @@ def pattern(control, disallowed, regions, v, gfn, access, level, row):
     number = number * 2 + (disallowed[row] != 0)
     number = number * 4 + host
     return (number * 2 + tail) * 2 + (control[LINE_OWNER] == v)
+
+
+@compiled
+def send(control, cpus, order, size, target, when):
+    """An IPI to a guest that runs."""
+    if not cpus[target, IPI]:
+        cpus[target, IPI] = 1
+        control[IPIS] += 1
+    if cpus[target, KICKED] >= FOREVER:
+        cpus[target, KICKED] = when + control[DELIVER_NS]
+        rise(cpus, order, size, target)
+    control[SENT_SO_FAR] += 1
+    cpus[len(cpus) - 1, DUE] = when + control[SEND_NS]
+    control[APPLIED] += 1
+
+
+@compiled
+def sends_until(control, cpus, sender):
+    """When whoever sends IPIs is through with it; what is done before that is nobody else's."""
+    if not cpus[sender, RUNS]:
+        return FOREVER
+    return cpus[sender, DUE] + (control[SENDS] - control[SENT_SO_FAR]) * control[SEND_NS]
+
+
+@compiled
+def bounce(control, cpus, bounced, v, when):
+    """A guest that an IPI has reached leaves, flushes, and enters again."""
+    cpus[v, DUE] += control[BOUNCE]
+    cpus[v, KICKED] = FOREVER
+    cpus[v, BUSY] = NOTHING
+    cpus[v, HELD] = 0
+    cpus[v, EPOCH] += 1
+    if cpus[v, IPI]:
+        cpus[v, IPI] = 0
+        control[IPIS] -= 1
+    bounced[control[BOUNCED]] = v
+    control[BOUNCED] += 1
+    control[BOUNCES] += 1
+    control[APPLIED] += 1
 
 
 @compiled
@@ -214,27 +279,53 @@ def run(
     frames,
     patterns,
     log,
+    sends,
+    bounced,
 ):
     """Go on until Python is needed; the result says why, ``control`` who and when."""
     size = queue(cpus, order)
     levels = control[LEVELS]
     stop = DONE
+    sender = len(touches)
+    control[BOUNCED] = 0
     while size:
         v = order[0]
         when = event(cpus, v)
         if when > control[UNTIL] or when > control[LIMIT]:
             break
-        if when == control[LIMIT] and v > control[LIMIT_NUMBER]:
+        if when == control[LIMIT] and cpus[v, NUMBER] > control[LIMIT_NUMBER]:
             break
         if when >= control[SAMPLE]:
             stop = SAMPLES
             break
-        if control[LOGGED] == LOG:
+        if control[LOGGED] == LOG or control[BOUNCED] == len(bounced):
             stop = DRAIN
             break
+        if v == sender:
+            if control[SENT_SO_FAR] == control[SENDS]:
+                stop = SENT
+                break
+            target = sends[control[SENT_SO_FAR]]
+            if not cpus[target, RUNS]:
+                stop = SEND
+                break
+            send(control, cpus, order, size, target, when)
+            sift(cpus, order, size, 0)
+            continue
         if cpus[v, KICKED] <= when:
-            stop = KICK
-            break
+            end = when + control[BOUNCE] + 1
+            if (
+                not control[CALM]
+                or cpus[v, BUSY] != FLUSH
+                or cpus[v, DUE] >= FOREVER
+                or end > min(control[LIMIT], control[UNTIL], sends_until(control, cpus, sender))
+                or not quiet(control, masks, cpus, touches, rows, v, end, True)
+            ):
+                stop = KICK
+                break
+            bounce(control, cpus, bounced, v, when)
+            sift(cpus, order, size, 0)
+            continue
         at = cpus[v, AT]
         what = touches[v, at, WHAT]
         gfn, access, tag = what & GFN_MASK, what >> ACCESS_SHIFT & 15, what >> TAG_SHIFT
@@ -264,7 +355,7 @@ def run(
             if (
                 end > min(control[LIMIT], control[UNTIL], control[SAMPLE])
                 or cpus[v, KICKED] < FOREVER
-                or not quiet(control, masks, cpus, touches, rows, v, end)
+                or not quiet(control, masks, cpus, touches, rows, v, end, False)
             ):
                 stop = LOOK
                 break

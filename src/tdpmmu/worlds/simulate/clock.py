@@ -212,6 +212,19 @@ class Clock:
             heapq.heappop(heap)
         return FOREVER, 0
 
+    def only_guests_until(self, when: int) -> bool:
+        """Whether none but the herd and the running thread has a turn before ``when``."""
+        for at, _, ticket, who in self._heap:
+            stale = isinstance(who, SimThread) and ticket != who.ticket
+            if at < when and not stale and not isinstance(who, Herding):
+                return False
+        return when <= self.until
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for a cell to change."""
+        return bool(self._polled)
+
     def bring_forward(self, thread: SimThread, when: int) -> None:
         """A guest that runs has to be looked at earlier than it had said."""
         if not thread.guest:
@@ -378,15 +391,19 @@ class Clock:
     def _send_ipi(self, thread: SimThread, op: Op) -> bool:
         """It arrives ``ipi_deliver`` later at a CPU that runs a guest."""
         assert isinstance(op, SendIpi)
+        self.send_to(thread, op, thread.now)
+        self.complete(thread, None, self.price(op))
+        return True
+
+    def send_to(self, thread: SimThread, op: SendIpi, now: int) -> None:
+        """The IPI is on its way."""
         op.apply(thread.step, 0)
         number = op.vcpu.thread
         assert number is not None
         target = self.threads[number]
         if thread.step[op.vcpu.ipi] and target.kicked_at < 0:
-            target.kicked_at = thread.now + self.costs.ipi_deliver
+            target.kicked_at = now + self.costs.ipi_deliver
             self.bring_forward(target, target.kicked_at)
-        self.complete(thread, None, self.price(op))
-        return True
 
     def _set_mode(self, thread: SimThread, op: Op) -> bool:
         """Outside the guest an IPI on its way is taken where nobody notices."""

@@ -18,7 +18,7 @@ from tdpmmu.kernel.locks import Acquire, SpinAcquire
 from tdpmmu.machine.op import Op
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ledger import CPU, NOISE, Ledger
-from tdpmmu.worlds.simulate.ops import NeedResched, RunGuest
+from tdpmmu.worlds.simulate.ops import NeedResched, RunGuest, SendAll
 from tdpmmu.worlds.simulate.thread import SimThread
 
 if TYPE_CHECKING:
@@ -234,4 +234,4 @@ class Cpus:
         """Whether a thread that waits in this operation does so without a CPU."""
         if isinstance(op, SpinAcquire):
             return op.lock.name in MUTEXES
-        return not isinstance(op, Acquire | RunGuest | WaitIpi)
+        return not isinstance(op, Acquire | RunGuest | WaitIpi | SendAll)

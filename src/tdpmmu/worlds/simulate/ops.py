@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from tdpmmu.arch.hardware import VcpuCells
 from tdpmmu.machine.op import Op
 
 FOREVER = 1 << 62
@@ -25,6 +26,20 @@ class SleepUntil(Op):
 
     def describe(self) -> str:
         return f"sleep until {self.at} ns"
+
+
+@dataclass(frozen=True, slots=True)
+class AskAll(Op):
+    """A flush is requested of all these vCPUs: those that need an IPI; None: one by one, please."""
+
+    vcpus: tuple[VcpuCells, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendAll(Op):
+    """An IPI to each of these vCPUs: those from the first one on that still has to take it."""
+
+    vcpus: tuple[VcpuCells, ...]
 
 
 @dataclass(frozen=True, slots=True)
