@@ -162,6 +162,40 @@ def test_a_typo_in_a_file_is_answered_with_line_and_key(tmp_path):
     assert done.stderr.rstrip().endswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[knobs]\nhost_cpus = -1\n",
+            ":2: key 'host_cpus': expected a whole number from 0 to 8192",
+        ),
+        ("[knobs]\nnodes = 9\n", ":2: key 'nodes': expected a whole number from 0 to 8, not 9"),
+        ("[knobs]\ntick_hz = true\n", ":2: key 'tick_hz': expected a whole number from 0"),
+        ('[guest]\nmemory = "1G"\nsmall = "2M"\n', ":3: what the host backs by 4K pages besides"),
+        ('[guest]\nmemory = "1G"\nsmall = "1M"\n', ":3: small must be a multiple of 2 MiB"),
+    ],
+)
+def test_a_host_that_cannot_be_is_answered_with_its_line(text, said, tmp_path):
+    path = tmp_path / "guest.toml"
+    path.write_text(text if "[guest]" in text else f'{text}[guest]\nmemory = "1G"\n')
+    done = tdpmmu("nx-recovery", "--guest", str(path))
+    assert done.returncode == 2
+    assert f"guest.toml{said}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_host_shows_in_what_vcpus_wait_for():
+    options = ("--kernel", "6.18", "--ratio", "2", "--json", "--workers", "1")
+    plain, busy = (
+        json.loads(tdpmmu("nx-recovery", *SMALL, *options, *more).stdout)[0]
+        for more in ((), ("--host-cpus", "1", "--noise"))
+    )
+    assert not {"cpu wait", "host noise"} & set(plain["stall_ns"])
+    # Two vCPUs that never halt have one CPU.
+    assert busy["stall_ns"]["cpu wait"] > 200_000_000
+    assert busy["stall_ns"]["host noise"] > 0
+
+
 def test_presets_are_listed_and_can_all_be_read():
     from tdpmmu.simulation.files import presets, read_experiment
 
