@@ -236,3 +236,10 @@ def test_calibrate_refuses_what_is_no_trace(tmp_path):
     done = tdpmmu("calibrate", str(path))
     assert done.returncode == 2
     assert "line 1" in done.stderr
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    done = tdpmmu("nx-recovery", *SMALL)
+    assert done.returncode == 2
+    assert done.stderr == "tdpmmu: simulate needs numba: pip install 'tdpmmu[simulate]'\n"

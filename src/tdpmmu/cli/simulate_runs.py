@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,6 +59,9 @@ def described(
     noise: bool | None,
 ) -> Experiment:
     """The file or preset, with what the command line says otherwise."""
+    for module in ("numpy", "numba"):
+        if find_spec(module) is None:
+            raise UsageError(f"simulate needs {module}: pip install 'tdpmmu[simulate]'")
     from tdpmmu.simulation.files import read_experiment
     from tdpmmu.simulation.toml_file import FileError
     from tdpmmu.simulation.units import parse_bytes, parse_ns
