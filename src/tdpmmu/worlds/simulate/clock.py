@@ -85,6 +85,9 @@ class Clock:
         self._last: SimThread | None = None
         self.herding: Herding | None = None
         self._polled: list[SimThread] = []
+        # Only a vCPU's own thread takes its IPI: who waits for that, by its number.
+        self._for_ipis: dict[int, list[SimThread]] = {}
+        self._standing = 0
         self._serial = 0
         self._never_waits: set[type[Op]] = set()
         self.cpus = Cpus(self, costs, ledger, host_cpus, preemption)
@@ -168,7 +171,9 @@ class Clock:
             handler = handlers.get(op.__class__)
             going = self.plain(thread, op) if handler is None else handler(thread, op)
             if self._polled:
-                self._poll(now)
+                self._poll(self._polled, now)
+            if thread.number in self._for_ipis:
+                self._poll(self._for_ipis[thread.number], now)
             if not going:
                 if thread.cpu >= 0 and not thread.guest:
                     self.cpus.stands_still(thread)
@@ -223,7 +228,7 @@ class Clock:
     @property
     def waiting(self) -> bool:
         """Whether somebody waits for a cell to change."""
-        return bool(self._polled)
+        return self._standing > 0
 
     def bring_forward(self, thread: SimThread, when: int) -> None:
         """A guest that runs has to be looked at earlier than it had said."""
@@ -247,7 +252,8 @@ class Clock:
         kind = op.__class__
         if kind not in self._never_waits and op.alternatives(thread.step) == 0:
             thread.waits_since = thread.now
-            self._polled.append(thread)
+            self._waiters(op).append(thread)
+            self._standing += 1
             return False
         if kind.alternatives is Op.alternatives:
             self._never_waits.add(kind)
@@ -273,13 +279,21 @@ class Clock:
         thread.send(None)
         return True
 
-    def _poll(self, now: int) -> None:
+    def _waiters(self, op: Op) -> list[SimThread]:
+        """Those who wait for the same as ``op``."""
+        if not isinstance(op, WaitIpi):
+            return self._polled
+        assert op.vcpu.thread is not None
+        return self._for_ipis.setdefault(op.vcpu.thread, [])
+
+    def _poll(self, waiters: list[SimThread], now: int) -> None:
         """Threads that wait for some cell to change, after somebody has done something."""
-        for thread in tuple(self._polled):
+        for thread in tuple(waiters):
             op = thread.op
             assert op is not None
             if op.alternatives(thread.step):
-                self._polled.remove(thread)
+                waiters.remove(thread)
+                self._standing -= 1
                 ns = max(now, thread.waits_since) - thread.waits_since
                 cause = FLUSH if isinstance(op, WaitIpi) else OTHER
                 if cause == FLUSH:
