@@ -61,7 +61,7 @@ def check(
     ] = True,
     reductions: Annotated[
         str | None,
-        typer.Option(help="Which of them: all, none, or some of movers,urgent,waits."),
+        typer.Option(help="Which: all, none, or some of movers,urgent,begin,waits."),
     ] = None,
     loop: Annotated[
         str, typer.Option(help="auto, plain or compiled: how to search; the answer is the same.")

@@ -18,7 +18,7 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.chunks import ChunkTable, ChunkView
 from tdpmmu.worlds.explore.memo import Found, Memo
 from tdpmmu.worlds.explore.position import Positions
-from tdpmmu.worlds.explore.reductions import MOVERS, URGENT, WAITS, Reduce, reductions
+from tdpmmu.worlds.explore.reductions import BEGIN, MOVERS, URGENT, WAITS, Reduce, reductions
 
 
 class Mistrust(Exception):
@@ -152,13 +152,15 @@ class Acts:
             looked |= here
         return found
 
-    def early(self, deed: Deed, row: Sequence[int], looked: set[int]) -> bool:
+    def early(self, deed: Deed, position: int, row: Sequence[int], looked: set[int]) -> bool:
         """Whether the operation could have come with those before it, had they known.
 
         As it moves left here, nothing is lost if it comes first, with all that moves left after it.
         """
         trusted = self._machine.layout.urgency.trusted
         if deed.alone or URGENT not in self.reduce or not trusted:
+            return False
+        if BEGIN not in self.reduce and position == self._positions[deed.thread].initial:
             return False
         return self.mover(deed, row, looked) in (LEFT, BOTH)
 

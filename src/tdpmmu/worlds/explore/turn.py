@@ -191,7 +191,7 @@ class Turns:
         if found is None:
             looked: set[int] = set()
             deed = self.acts.at(thread, position)
-            early = deed is not None and self.acts.early(deed, shared, looked)
+            early = deed is not None and self.acts.early(deed, position, shared, looked)
             outcomes = tuple(self._compose(shared, thread, position, early, looked))
             if all(outcome.stuck for outcome in outcomes):
                 outcomes = ()  # whatever it chooses, it has to wait

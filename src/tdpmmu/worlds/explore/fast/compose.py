@@ -236,7 +236,8 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
     for i in range(chunks):
         row[i] = values[base + i]
     early = rounds = False
-    if first > 0 and ctl[EARLY] and not learnt.flags[first - 1] & ALONE:
+    begun = start > 0 or ctl[EARLY] > 1
+    if first > 0 and ctl[EARLY] and begun and not learnt.flags[first - 1] & ALONE:
         at = answer(learnt.ops, (first - 1) * QUESTIONS + MOVES, values, base, looked)
         if at < 0:
             ctl[MISSED_POSITION], ctl[MISSED_AFTER], ctl[MISSED_IDLE] = start, 0, STARTS

@@ -15,7 +15,7 @@ from tdpmmu.worlds.explore.fast import learnt as le
 from tdpmmu.worlds.explore.fast.compose import MOST_HEARD, STARTS, new_scratch
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.fact_arrays import FactArrays
-from tdpmmu.worlds.explore.reductions import URGENT, WAITS
+from tdpmmu.worlds.explore.reductions import BEGIN, URGENT, WAITS
 from tdpmmu.worlds.explore.turn import is_progress
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ class Learner:
         ctl[c.SEQUENCES], self._after = 0, 0
         reduce = explorer.turns.reduce
         ctl[c.ORDERED] = bool(reduce & {URGENT, WAITS})
-        ctl[c.EARLY] = URGENT in reduce and explorer.machine.layout.urgency.trusted
+        assert all(table.initial == 0 for table in self.positions)
+        urgent = URGENT in reduce and explorer.machine.layout.urgency.trusted
+        ctl[c.EARLY] = urgent * (2 if BEGIN in reduce else 1)
         # What is not touched takes no memory.
         self.turns = FactArrays(ctl, c.FACTS, c.WRITTEN, threads * POSITIONS, facts)
         self.segments = FactArrays(ctl, c.SEGMENTS, c.SEGMENT_WORDS, 4 * threads * POSITIONS, facts)
@@ -260,7 +262,7 @@ class Learner:
         looked: set[int] = set()
         first = acts.at(thread, position)
         if idle == STARTS and first is not None:
-            after = acts.early(first, row, looked)
+            after = acts.early(first, position, row, looked)
         todo = [(position, row, after, bool(idle))]
         while todo:
             position, row, after, idle = todo.pop()
