@@ -49,15 +49,18 @@ class Naming:
 
     def __init__(self, explorer: Explorer, like: Explorer) -> None:
         self.explorer = explorer
+        self.shared: dict[int, int] = {}
         self.positions: list[dict[int, int]] = [{} for _ in explorer.positions]
         for key, other in zip(explorer.order, like.order, strict=True):
             (shared, here), (number, there) = explorer.unpack(key), like.unpack(other)
-            assert shared == number
+            assert self.shared.setdefault(shared, number) == number
             for names, position, name in zip(self.positions, here, there, strict=True):
                 assert names.setdefault(position, name) == name
         self.chunks: list[dict[int, int]] = [{} for _ in explorer.machine.initial]
-        for row, other_row in zip(explorer.shared, like.shared, strict=True):
-            for names, value, name in zip(self.chunks, row, other_row, strict=True):
+        assert len(explorer.shared) == len(like.shared)
+        for shared, number in self.shared.items():
+            pair = explorer.shared[shared], like.shared[number]
+            for names, value, name in zip(self.chunks, *pair, strict=True):
                 assert names.setdefault(value, name) == name
         assert all(len(set(names.values())) == len(names) for names in self.chunks)
         for thread, names in enumerate(self.positions):
@@ -79,7 +82,7 @@ class Naming:
         """A packed state, with the numbers of the other search."""
         explorer = self.explorer
         shared, positions = explorer.unpack(key)
-        packed = shared << explorer.shift
+        packed = self.shared[shared] << explorer.shift
         for thread, position in enumerate(positions):
             name = self.positions[thread].get(position, NOT_REACHED)
             packed |= name << explorer.bits * thread
@@ -96,17 +99,23 @@ class Naming:
         table: dict[int, Any] = {}
         for lookup, entry in explorer._tables[thread].items():
             number, position = lookup >> explorer.bits, lookup & mask
+            if explorer.positions[thread].op(position) is None:
+                continue  # it has ended; that is asked once, in whichever state comes first
             turns: Any = entry
             if not isinstance(entry, int):
                 turns = type(entry)(
                     (
-                        ((number << explorer.shift) + (position << lane) + delta) >> explorer.shift,
+                        # A shared state that no state has, since another turn was urgent: None.
+                        self.shared.get(
+                            ((number << explorer.shift) + (position << lane) + delta)
+                            >> explorer.shift
+                        ),
                         numbers.get(((position << lane) + delta) >> lane & mask, NOT_REACHED),
                     )
                     for delta in entry
                 )
             flags = explorer._progress[thread].get(lookup, 0)
-            table[number << explorer.bits | numbers[position]] = turns, flags
+            table[self.shared[number] << explorer.bits | numbers[position]] = turns, flags
         return table
 
     def told(self, found: Counterexample) -> tuple[Any, ...]:
