@@ -82,7 +82,7 @@ class Naming:
         """A packed state, with the numbers of the other search."""
         explorer = self.explorer
         shared, positions = explorer.unpack(key)
-        packed = self.shared[shared] << explorer.shift
+        packed = self.shared.get(shared, NOT_REACHED) << explorer.shift
         for thread, position in enumerate(positions):
             name = self.positions[thread].get(position, NOT_REACHED)
             packed |= name << explorer.bits * thread
