@@ -143,7 +143,7 @@ def test_it_never_holds() -> None:
         assert found.exploration.liveness.startswith("not checked")
         assert 0.999 < left.coverage <= 1
         assert f"{exact.states:,} states visited" in found.sentence()
-        assert ": coverage estimated 99.99" in found.sentence().replace("more than ", "")
+        assert "states met estimated 99.99" in found.sentence().replace("more than ", "")
         assert "100 %" not in found.sentence()
 
 
