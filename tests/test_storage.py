@@ -151,7 +151,7 @@ def test_tables_that_are_too_small() -> None:
     exact = ask(question("z1", FIXED)).exploration
     found, left = verdict(BITSTATE, 1 << 9)
     assert found.exploration.states < exact.states
-    assert 0.8 < left.coverage < 0.95
+    assert 0.5 < left.coverage < 0.99
     assert "kept as 3 bits each (bitstate) in 512 bytes" in found.sentence()
     found, left = verdict(COMPACT, 1 << 11)
     assert found.exploration.states <= (1 << 9) // 8 * 7

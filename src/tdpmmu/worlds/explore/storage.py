@@ -70,7 +70,8 @@ class Left:
         return (
             f"{self.states:,} states visited, kept as {how} in {_bytes(self.size)}; "
             f"{self.taken:.2g} expected to have been taken for others and left out, "
-            f"with what comes after them: coverage of the states met estimated {_percent(self.coverage)}"
+            f"with what comes after them: coverage of the states met estimated "
+            f"{_percent(self.coverage)}"
         )
 
 
