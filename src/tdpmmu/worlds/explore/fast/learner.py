@@ -45,7 +45,8 @@ class Learner:
         self._listed = [0] * threads
         self._stepped = [0] * threads
         self._logged = self._described = 0
-        self._crc = 0
+        self._crcs = [0] * (threads + 1)
+        self._met = [0] * threads
         self._results: dict[Hashable, int] = {}
         self._events: dict[Any, int] = {}
         self._violations: dict[tuple[str, str], int] = {}
@@ -90,8 +91,8 @@ class Learner:
         return {"facts": sum(array.nbytes for array in (*work, *facts))}
 
     def digest(self) -> list[int]:
-        """How much was learnt, and a checksum."""
-        return [self._logged, *self._stepped, self._crc]
+        """How much was learnt, and checksums: the same however many answers are told at a time."""
+        return [self._logged, *self._stepped, *self._crcs]
 
     # --- growth -----------------------------------------------------------------------------------
 
@@ -113,7 +114,17 @@ class Learner:
         """Tell compiled code what has been found out since the last time."""
         for name in self.explorer.reported:
             self.ctl[c.REPORTED] |= 1 << self._property(name)
+        self.meet()
+        while len(self.acts.deeds) > len(self.flags):
+            self.flags.resize(2 * len(self.flags), refcheck=False)
+            self.ops.views.resize(QUESTIONS * len(self.flags), refcheck=False)
+        for deed in self.acts.deeds[self._described :]:
+            self.flags[deed.number] = _about(deed)
+        self._described = len(self.acts.deeds)
+        self._tell_operations()
         self._tell_positions()
+
+    def _tell_operations(self) -> None:
         log = self.acts.log
         if self._logged == len(log):
             return
@@ -123,18 +134,18 @@ class Learner:
         facts = len(log) - self._logged
         self._logged = len(log)
         batch = np.array(words, np.int64)
-        self._crc = zlib.crc32(batch.tobytes(), self._crc)
-        while len(self.acts.deeds) > len(self.flags):
-            self.flags.resize(2 * len(self.flags), refcheck=False)
-            self.ops.views.resize(QUESTIONS * len(self.flags), refcheck=False)
-        for deed in self.acts.deeds[self._described :]:
-            self.flags[deed.number] = _about(deed)
-        self._described = len(self.acts.deeds)
+        self._crcs[-1] = zlib.crc32(batch.tobytes(), self._crcs[-1])
         self.ops.make_room_for(2 * len(batch) + 2 * facts, facts)
         le.learn(self.ctl, self.ops.arrays(), batch)
 
+    def meet(self) -> None:
+        """Number the operations at positions that are new: to be done after each answer."""
+        for thread, table in enumerate(self.positions):
+            for position in range(self._met[thread], len(table)):
+                self.acts.at(thread, position)
+            self._met[thread] = len(table)
+
     def _tell_positions(self) -> None:
-        steps: list[int] = []
         for thread, table in enumerate(self.positions):
             for position in range(self._listed[thread], len(table)):
                 deed = self.acts.at(thread, position)
@@ -144,17 +155,18 @@ class Learner:
                     known = le.ENDED if table.raised(position) is None else le.RAISED
                 self.deeds[thread << 18 | position] = known
             self._listed[thread] = len(table)
+            steps: list[int] = []
             for position, result, after in table.steps[self._stepped[thread] :]:
                 known = self._results.setdefault(result, len(self._results))
                 steps += (thread << 18 | position, known, after)
             self._stepped[thread] = len(table.steps)
-        if steps:
-            batch = np.array(steps, np.int64)
-            self._crc = zlib.crc32(batch.tobytes(), self._crc)
-            self._after += len(steps) // 3
-            while self._after > len(self.after) // 3 * 2:
-                self.after_keys, self.after = _larger(self.after_keys, self.after, 2)
-            le.learn_positions(self.learnt(), batch)
+            if steps:
+                batch = np.array(steps, np.int64)
+                self._crcs[thread] = zlib.crc32(batch.tobytes(), self._crcs[thread])
+                self._after += len(steps) // 3
+                while self._after > len(self.after) // 3 * 2:
+                    self.after_keys, self.after = _larger(self.after_keys, self.after, 2)
+                le.learn_positions(self.learnt(), batch)
 
     def _property(self, name: str) -> int:
         number = self._properties.setdefault(name, len(self._properties))

@@ -223,6 +223,7 @@ class CompiledLoop:
             self.learner.walk(thread, position, row, bool(about & 1), about >> 1)
         else:
             self.explorer._halted(current, self.explorer.order[current])
+        self.learner.meet()
         self.journal.extend(question)
 
     def pass_on(self) -> None:
