@@ -94,6 +94,7 @@ LISTED_BY_OTHERS = (
     "simulate presets",
     "simulate calibrate",
     "simulate dirty-log",
+    "simulate migration",
 )
 """Those that the help of their group names."""
 

@@ -70,7 +70,7 @@ def migration(
 ) -> None:
     """Whether a live migration converges, how long it takes, and what the guest notices.
 
-    Example: tdpmmu simulate migration --memory 256M --vcpus 2 --bandwidth 64M,256M
+    Example: tdpmmu simulate migration --memory 256M --bandwidth 64M,256M
 
     Exit codes: 0 done, whether it converges or not; 2 bad usage.
     """
