@@ -139,10 +139,12 @@ class Store:
 
     def restore(self, bits: Sequence[int], order: Words, links: Words) -> None:
         """States as they were saved; their number is in the control block already."""
-        self.fields = Fields(bits)
-        self.ctl[c.WIDTH] = self.fields.width
         count, self.ctl[c.COUNT] = int(self.ctl[c.COUNT]), 0
         self._grow_to(count)
+        # Only now: growing gives states the fields that suit what is known of threads so far.
+        self.fields = Fields(bits)
+        self.ctl[c.WIDTH] = self.fields.width
+        self._order.grow(self.capacity * self.fields.width + BEHIND)
         self._order.array[: len(order)] = order
         self._links.array[: len(links)] = links
         self.ctl[c.COUNT] = count
