@@ -25,6 +25,7 @@ from check import SIZES
 
 XL = "--fanout 4 --vcpus 3 --nx-pages 3 --legacy 3 --gfns 4 --faults 2"
 XL_STATES = 4_000_000
+UNREDUCED = "S unreduced"
 PATCHES = ("flush-on-nx-zap", "flush-when-yielding")
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
@@ -53,23 +54,32 @@ def measure(size: str, loop: str) -> dict[str, Any]:
     from tdpmmu.worlds.explore.engine import Budget, Explorer
     from tdpmmu.worlds.explore.turn import Turns
 
-    words = (XL if size == "XL" else SIZES[size]).replace("--", "").split()
+    words = (XL if size == "XL" else SIZES[size.split()[0]]).replace("--", "").split()
     names = [word.replace("-", "_") for word in words[::2]]
     parameters = dict(zip(names, map(int, words[1::2]), strict=True))
     question = make_question("nx-recovery", "5.12-rc4", PATCHES, parameters, "all")
     search, code = Watch(Explorer, "_search"), Watch(Turns, "choices")
     table = Watch(Explorer, "_miss")
+    kept: list[Any] = []
     if loop == "compiled":
         from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 
         # What is compiled is kept; loading it is part of the time to the verdict, not of the loop.
         ask(make_question("nx-recovery", "5.12", (), {"roots": 1, "legacy": 0}, "all"), loop=loop)
         search.seconds = 0.0
-        code = table = Watch(CompiledLoop, "_put")
+        code = Watch(CompiledLoop, "_put")
+        run = CompiledLoop.run
+
+        def keep(self: CompiledLoop, began: float) -> None:
+            kept.append(self)
+            run(self, began)
+
+        CompiledLoop.run = keep  # type: ignore[method-assign]
     budget = Budget(states=XL_STATES if size == "XL" else 0)
-    verdict = ask(question, loop=loop, budget=budget)
+    verdict = ask(question, loop=loop, budget=budget, reduce=size != UNREDUCED)
     found = verdict.exploration
     used = found.memory.get("states", 0)
+    alone = again(kept[-1]) if kept else search.seconds - table.seconds
     return {
         "verdict": verdict.status,
         "states": found.states,
@@ -77,11 +87,32 @@ def measure(size: str, loop: str) -> dict[str, Any]:
         "depth": found.depth,
         "search": search.seconds,
         "code": code.seconds,
-        "loop": search.seconds - table.seconds,
+        "filling": search.seconds - code.seconds - alone,
+        "loop": alone,
         "cpu": time.process_time(),
         "memory": getrusage(RUSAGE_SELF).ru_maxrss / 1024,
         "bytes": used / found.states,
     }
+
+
+def again(loop: Any) -> float:
+    """CPU seconds of the compiled loop alone: the same search, with all that threads do known."""
+    from tdpmmu.worlds.explore.fast import control as c
+    from tdpmmu.worlds.explore.fast import states
+
+    store, ctl = loop.store, loop.store.ctl
+    expected = int(ctl[c.COUNT]), int(ctl[c.TRANSITIONS])
+    ctl[[c.CURRENT, c.TRANSITIONS, c.DEPTH, c.LEVEL_ENDS]] = 0
+    store._links.array[: 2 * expected[0] // 64 + 1] = 0
+    ctl[c.COUNT], ctl[c.LIMIT] = 1, c.NO_LIMIT
+    store.slots[:] = 0
+    states.index_states(ctl, store.packed())
+    began = time.process_time()
+    while loop._advance() == c.HALTED:
+        ctl[c.CURRENT] += 1
+    seconds = time.process_time() - began
+    assert (int(ctl[c.COUNT]), int(ctl[c.TRANSITIONS])) == expected
+    return seconds
 
 
 def pair(size: str) -> dict[str, dict[str, Any]]:
@@ -97,7 +128,7 @@ def pair(size: str) -> dict[str, dict[str, Any]]:
 
 
 COLUMNS = (
-    *("size", "loop", "states", "turns", "search", "in threads' code", "in the loop"),
+    *("size", "loop", "states", "turns", "search", "threads' code", "entries", "the loop"),
     *("turns/s in the loop", "peak MiB"),
 )
 TABLE = f"| {' | '.join(COLUMNS)} |\n| --- | --- |{' ---: |' * (len(COLUMNS) - 2)}\n"
@@ -110,10 +141,11 @@ medians, CPU seconds, on {machine}, CPython {python}, numba {numba}.
 Compare within a table only: on a busy machine CPU seconds are more, up to twice as many.
 
 {table}
-*Search* is all of the search, without looking for cycles. *In threads' code* is, in the plain loop,
-running MMU code and composing its turns; in the compiled loop it is running the code only, since
-turns are composed in the loop. *In the loop* is the rest: look-ups, additions and sets, and in the
-compiled loop composing, too. S to L are exhausted; XL is stopped at {states:,} states.
+*Search* is all of the search, without looking for cycles. *Threads' code*: running it, and in the
+plain loop composing its turns. *Entries*: in the plain loop, entering turns into the table; in the
+compiled loop that, composing the turns and growing arrays. *The loop* is the rest: look-ups,
+additions and sets; for the compiled loop it is measured by searching again, with all entries made.
+S to L are exhausted, S without reductions, too (`--no-reduce`); XL is stopped at {states:,} states.
 The sizes are those of `benchmarks/check.py` and, for XL, `{xl}`.
 
 How many times faster the compiled loop is (medians of the pairs' ratios):
@@ -139,7 +171,7 @@ def main() -> None:
         print(json.dumps(measure(*arguments.one)))
         return
     rows, ratios = "", ""
-    for size in (*SIZES, "XL"):
+    for size in ("S", UNREDUCED, "M", "L", "XL"):
         found = [pair(size) for _ in range(arguments.pairs)]
         for loop in ("plain", "compiled"):
             runs = [one[loop] for one in found]
@@ -147,10 +179,13 @@ def main() -> None:
             def middle(name: str, runs: list[dict[str, Any]] = runs) -> float:
                 return median(run[name] for run in runs)
 
+            times = " | ".join(
+                f"{middle(what):.2f}" for what in ("search", "code", "filling", "loop")
+            )
             rate = median(run["turns"] / run["loop"] for run in runs)
             rows += (
                 f"| {size} | {loop} | {runs[0]['states']:,} | {runs[0]['turns']:,} "
-                f"| {middle('search'):.2f} | {middle('code'):.2f} | {middle('loop'):.2f} "
+                f"| {times} "
                 f"| {rate:,.0f} | {middle('memory'):.0f} |\n"
             )
         loops = median(one["plain"]["loop"] / one["compiled"]["loop"] for one in found)
