@@ -73,7 +73,9 @@ def check(
         Path | None, typer.Option(help="Go on with the search in this file, and save it there.")
     ] = None,
     every: Annotated[float, typer.Option("--every", help="Seconds between checkpoints.")] = 60,
-    workers: Annotated[int, typer.Option(help="CPUs that search together; 0: all there are.")] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Processes that search together; 0: one for each core.")
+    ] = 1,
     mode: Annotated[
         str, typer.Option(help="exhaustive; or a part: pct (random), context-bounded.")
     ] = "exhaustive",
@@ -383,21 +385,21 @@ def run(
 
 
 def _workers(asked: int, loop: str, kept: bool) -> int:
-    """How many CPUs are to search."""
+    """How many processes are to search."""
     from tdpmmu.distribute.processes import cores, forks
     from tdpmmu.worlds.explore.engine import PLAIN, can_compile
 
     if asked < 0:
-        raise UsageError(f"--workers: expected a number of CPUs, or 0 for all, not {asked}")
+        raise UsageError(f"--workers: expected a number of processes, or 0 for all, not {asked}")
     workers = asked or cores()
     if workers > 1:
         if loop == PLAIN:
-            raise UsageError("--workers: the plain loop has one")
-        if kept and workers > 2:
-            raise UsageError("--workers: checkpoints are kept by two workers at most")
+            raise UsageError("--workers: the plain loop is one process")
+        if kept:
+            raise UsageError("--workers: checkpoints are kept by one worker only")
         if not can_compile():
             raise UsageError("--workers needs numba: pip install 'tdpmmu[fast]'")
-        if workers > 2 and not forks():
+        if not forks():
             raise UsageError("--workers: this system cannot fork processes")
     return workers
 

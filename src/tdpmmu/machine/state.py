@@ -93,18 +93,11 @@ class Layout:
 
     def distrust(self, names: Collection[str]) -> None:
         """Do not rely on the guards and assumptions of these names."""
-        self._set_trust(names, False)
-
-    def trust(self, names: Collection[str]) -> None:
-        """Rely on them again."""
-        self._set_trust(names, True)
-
-    def _set_trust(self, names: Collection[str], trusted: bool) -> None:
         guards = [*self.assumptions, *(cell.guard for cell in self.cells if cell.guard)]
         for guard in guards:
             for part in guard.parts():
                 if part.name in names:
-                    part.trusted = trusted
+                    part.trusted = False
 
     def chunk(self, name: str) -> int:
         """Start a new group of cells; return its number."""

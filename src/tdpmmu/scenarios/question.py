@@ -122,14 +122,11 @@ def ask(
 ) -> Verdict:
     """Explore and judge.  The verdict does not depend on how many ``workers`` do it.
 
-    Two are threads of this process: one runs the threads' code, one compiled code.  More are
-    processes.
-
     With a ``storage`` that leaves states out it is never "holds".
     """
     built = question.build()
     with no_collection():
-        if workers > 2:
+        if workers > 1:
             from tdpmmu.worlds.explore.parallel.search import explore_on
 
             explorer = explore_on(
@@ -150,7 +147,6 @@ def ask(
                 loop=loop,
                 keeper=keeper,
                 storage=storage,
-                ahead=2 if workers == 2 else 0,
             )
         result = explorer.result
         if question.properties in ("all", "harm"):

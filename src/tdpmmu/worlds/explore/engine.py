@@ -152,10 +152,8 @@ class Explorer:
         compile_after: int | None = None,
         keeper: Checkpoint | None = None,
         storage: Storage | None = None,
-        ahead: int = 0,
     ) -> None:
         self.keeper = keeper
-        self.ahead = ahead
         self.storage = storage
         self.machine = machine
         self.compile_after = compile_after
@@ -514,15 +512,13 @@ def explore(
     loop: str = AUTO,
     keeper: Checkpoint | None = None,
     storage: Storage | None = None,
-    ahead: int = 0,
 ) -> Explorer:
     """Search ``machine``, to the end or to the first violation (of the property ``first``).
 
     It starts again without a guard that a thread does not keep to.  ``loop`` is whether to search
     in compiled code: from the start, never, or once there are many states and if numba is there.
     What is found is the same.  ``keeper`` has it saved now and then, ``storage`` is a set of states
-    that leaves some out (both compiled only).  ``ahead``: put questions to the threads' code before
-    the search needs the answers (1), and have them answered by a thread beside it (2).
+    that leaves some out (both compiled only).
     """
     from tdpmmu.worlds.explore.urgency import check_urgency
 
@@ -534,7 +530,6 @@ def explore(
         compile_after = 0
         mistrusted += keeper.mistrusted
         machine.layout.distrust(mistrusted)
-    ahead_now = ahead
     while True:
         explorer = Explorer(
             machine,
@@ -545,20 +540,13 @@ def explore(
             compile_after=compile_after,
             keeper=keeper,
             storage=storage,
-            ahead=ahead_now,
         )
-        ahead_now = ahead
         try:
             explorer.run()
             check_urgency(explorer)
         except KeyboardInterrupt:
             explorer.result.stopped = INTERRUPTED
         except Mistrust as found:
-            if explorer.compiled is not None and explorer.compiled.ahead:
-                # Which guard is found out first must not depend on what was looked at ahead.
-                machine.layout.trust(set(str(found).split(", ")) - set(mistrusted))
-                ahead_now = 0
-                continue
             mistrusted += [name for name in str(found).split(", ") if name not in mistrusted]
             if keeper is not None:
                 keeper.restart(mistrusted)

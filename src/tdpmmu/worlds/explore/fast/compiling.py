@@ -20,7 +20,6 @@ config: Any = numba.config
 
 FILES = (
     *("compiling.py", "control.py", "facts.py", "learnt.py", "segments.py", "compose.py"),
-    *("choose.py", "ahead.py"),
     *("states.py", "lossy.py"),
     *("kernels.py", "cycles.py", "../turn.py", "../parallel/sets.py", "../parallel/kernels.py"),
 )
@@ -61,8 +60,8 @@ def _compile(function: Callable[..., Any], **options: Any) -> Any:
     before = config.CACHE_DIR
     config.CACHE_DIR = _DIRECTORY
     try:
-        return njit(cache=True, nogil=True, **options)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # no place for it
-        return njit(nogil=True, **options)(function)
+        return njit(**options)(function)
     finally:
         config.CACHE_DIR = before

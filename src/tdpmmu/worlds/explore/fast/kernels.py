@@ -110,7 +110,7 @@ def _all_ended(learnt, positions, base, lanes):
 
 
 @compiled
-def look_up(ctl, packed, table, batch, ended, first, end):
+def _look_up(ctl, packed, table, batch, ended, first, end):
     """Unpack some states, and find what their threads can do, or -1."""
     threads = ctl[THREADS]
     each = len(packed.shape)
@@ -187,7 +187,7 @@ def advance(ctl, packed, table, learnt, work, batch, lanes, alone, ended):
             ctl[DEPTH] += 1
             ctl[LEVEL_ENDS] = ctl[COUNT]
         first = current
-        look_up(ctl, packed, table, batch, ended, first, end)
+        _look_up(ctl, packed, table, batch, ended, first, end)
         code = np.int64(MADE)
         while current < end:
             at = (current - first) * each

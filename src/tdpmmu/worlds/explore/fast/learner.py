@@ -91,7 +91,7 @@ class Learner:
         return {"facts": sum(array.nbytes for array in (*work, *facts))}
 
     def digest(self) -> list[int]:
-        """How much was learnt, and checksums: the same however many answers are told at a time."""
+        """How much was learnt, and checksums."""
         return [self._logged, *self._stepped, *self._crcs]
 
     # --- growth -----------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Learner:
         """Tell compiled code what has been found out since the last time."""
         for name in self.explorer.reported:
             self.ctl[c.REPORTED] |= 1 << self._property(name)
-        self.meet()
+        self._meet()
         while len(self.acts.deeds) > len(self.flags):
             self.flags.resize(2 * len(self.flags), refcheck=False)
             self.ops.views.resize(QUESTIONS * len(self.flags), refcheck=False)
@@ -138,8 +138,8 @@ class Learner:
         self.ops.make_room_for(2 * len(batch) + 2 * facts, facts)
         le.learn(self.ctl, self.ops.arrays(), batch)
 
-    def meet(self) -> None:
-        """Number the operations at positions that are new: to be done after each answer."""
+    def _meet(self) -> None:
+        """Number the operations at positions that are new."""
         for thread, table in enumerate(self.positions):
             for position in range(self._met[thread], len(table)):
                 self.acts.at(thread, position)

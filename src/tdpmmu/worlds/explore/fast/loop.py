@@ -7,8 +7,7 @@ the same code, so both find the same states in the same order, with the same cou
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +17,10 @@ from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
-from tdpmmu.worlds.explore.fast.ahead import QUESTION
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.packing import LEAST_WORDS
-from tdpmmu.worlds.explore.fast.questions import Questions
 from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
 from tdpmmu.worlds.explore.memory import most_resident
@@ -44,6 +41,9 @@ NO_END = 1 << 62
 LEAST_GROWTH = 64
 """If there is no memory for so small a part of the states there are, it is used up."""
 
+QUESTION = 5
+"""Words of a question to the threads' code, before the shared state that it is about."""
+
 
 class CompiledLoop:
     """Goes on with a search that the plain loop began."""
@@ -56,12 +56,11 @@ class CompiledLoop:
         self.store = self._new_store(ctl)
         self.known = Known(ctl, len(explorer.machine.initial))
         self.learner = Learner(ctl, explorer)
-        self.lanes = np.array([t for t, one in enumerate(threads) if not one.alone], np.int64)
-        self.alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
+        self._lanes = np.array([t for t, one in enumerate(threads) if not one.alone], np.int64)
+        self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
         self.ended = np.full(len(threads), -1, np.int64)
         self.journal = array("q")
         self._batch = k.new_batch(len(threads), LEAST_WORDS)
-        self.ahead = False
         self.make_room()
 
     def _new_store(self, ctl: Words) -> Store:
@@ -126,15 +125,14 @@ class CompiledLoop:
             self.known.table(),
             self.learner.learnt(),
             self.learner.work,
-            self.room_for_batch(),
-            self.lanes,
-            self.alone,
+            self._room_for_batch(),
+            self._lanes,
+            self._alone,
             self.ended,
         )
         return code
 
-    def room_for_batch(self) -> k.Batch:
-        """Room for the states that one of :meth:`_advance` looks at, and what they lead to."""
+    def _room_for_batch(self) -> k.Batch:
         threads, words = self.store.threads, len(self.store.fields.shape)
         if len(self._batch.words) < k.BATCH * words:
             self._batch = k.new_batch(threads, words)
@@ -146,24 +144,9 @@ class CompiledLoop:
         budget = explorer.budget
         ctl[c.STATES] = budget.states or c.NO_LIMIT
         ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
-        proceed = self._advance
-        with ExitStack() as stack:
-            if explorer.ahead and self._ends_with_all_seen():
-                questions = Questions(self, beside=explorer.ahead > 1)
-                stack.enter_context(questions.open())
-                proceed = questions.proceed
-            self._run(began, proceed)
-
-    def _ends_with_all_seen(self) -> bool:
-        """Whether every state that is found will be searched, but for budgets of a machine."""
-        explorer = self.explorer
-        return not (explorer.first or explorer.budget.states or explorer.storage)
-
-    def _run(self, began: float, proceed: Callable[[], int]) -> None:
-        explorer, ctl = self.explorer, self.store.ctl
         try:
             while True:
-                code = proceed()
+                code = self._advance()
                 if code in ASKS:
                     self._fill(code)
                 elif code == c.HALTED:
@@ -209,11 +192,7 @@ class CompiledLoop:
         return self.known.shared(number)
 
     def _put(self, question: tuple[int, ...]) -> None:
-        self.answer(question)
-        self.pass_on()
-
-    def answer(self, question: tuple[int, ...]) -> None:
-        """Put a question to the threads' code."""
+        """Put a question to the threads' code, and pass the answer on."""
         code, thread, position, about, current, *row = question
         if code == c.ASK:
             self.learner.ask(thread, tuple(row), position, current)
@@ -223,13 +202,9 @@ class CompiledLoop:
             self.learner.walk(thread, position, row, bool(about & 1), about >> 1)
         else:
             self.explorer._halted(current, self.explorer.order[current])
-        self.learner.meet()
-        self.journal.extend(question)
-
-    def pass_on(self) -> None:
-        """Tell compiled code what the answers were."""
         self.learner.tell()
         self.make_room()
+        self.journal.extend(question)
 
     def make_room(self) -> None:
         """Have fields for all positions, and for as many shared states as there is room for."""

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from tdpmmu.worlds.explore.fast.choose import ENDED, choose
 from tdpmmu.worlds.explore.fast.compiling import allocating, compiled
+from tdpmmu.worlds.explore.fast.compose import fill
 from tdpmmu.worlds.explore.fast.control import (
+    BLOCKED,
     CHUNKS,
     COUNT,
     FREE,
     FULL_PLACES,
     FULL_STATES,
+    GONE,
     HALTED,
     LOW,
     MADE,
+    MISSED_SHARED,
+    MISSED_START,
+    MISSED_THREAD,
     NUMBER_BITS,
     PLACE_BITS,
     PLACES,
@@ -30,7 +35,7 @@ from tdpmmu.worlds.explore.fast.control import (
     THREADS,
     URGENT,
 )
-from tdpmmu.worlds.explore.fast.facts import entry_key, intern_row
+from tdpmmu.worlds.explore.fast.facts import entry_key, find_entry, intern_row
 from tdpmmu.worlds.explore.parallel.sets import find_places, find_state
 
 TURN_BITS = 17
@@ -39,8 +44,61 @@ TURN_BITS = 17
 ENOUGH = 100
 """There is no room for more candidates."""
 
+ENDED = 101
+"""All threads have ended."""
+
 AT, LEFT, FOUND = range(3)
 """Fields of a pass: where it is, states from which nobody moves, candidates."""
+
+
+@compiled
+def choose(ctl, table, learnt, work, rows, lanes, alone, state, chosen, movers):
+    """``(code, how many)``: the entries whose turns are followed from a state.
+
+    Or what stands in the way of knowing them: what :func:`~tdpmmu.worlds.explore.fast.compose.fill`
+    says.
+    """
+    shared = np.int64(state >> S32)
+    base = np.int64(state & LOW) * ctl[THREADS]
+    found = 0
+    ended = True
+    rival = np.int64(-1)
+    for late in range(2):
+        those = alone if late else lanes
+        lane = 0
+        while lane < those.shape[0]:
+            thread = those[lane] if rival < 0 else rival
+            position = np.int64(rows[base + thread])
+            offset = find_entry(table.keys, table.offsets, shared, thread, position)
+            if offset < 0:
+                ctl[MISSED_THREAD], ctl[MISSED_SHARED] = thread, shared
+                ctl[MISSED_START] = position
+                code = fill(ctl, table, learnt, work, shared, thread, position)
+                if code != MADE:
+                    return code, 0
+                continue
+            head = table.pool[offset]
+            kind = head & 3
+            if rival >= 0 or (kind == URGENT and not late):
+                # Nobody else need be looked at.
+                chosen[0] = offset
+                movers[0] = thread
+                return np.int64(MADE), 1
+            if kind == BLOCKED and not late:
+                rival = head >> 2
+                ended = False
+                continue
+            ended = ended and kind == GONE
+            if kind in (FREE, URGENT) and head >> 2:
+                chosen[found] = offset
+                movers[found] = thread
+                found += 1
+            lane += 1
+        if found:
+            return np.int64(MADE), found
+        if not ended:
+            return np.int64(HALTED), 0
+    return np.int64(ENDED), 0
 
 
 @allocating
@@ -65,16 +123,11 @@ def expand(
     pool = table.pool
     chosen = np.empty(threads, np.int64)
     movers = np.empty(threads, np.int64)
-    gone = np.full(threads, -1, np.int64)
-    asked = np.zeros(0, np.bool_)
     place_bits = ctl[PLACE_BITS]
     most_places = min(rows.shape[0] // threads, row_slots.shape[0] // 5 * 4)
     while steps[AT] < end:
         state = order[steps[AT]]
-        shared, base = np.int64(state >> S32), np.int64(state & LOW) * threads
-        code, found = choose(
-            ctl, table, learnt, work, lanes, alone, gone, asked, shared, rows, base, chosen, movers
-        )
+        code, found = choose(ctl, table, learnt, work, rows, lanes, alone, state, chosen, movers)
         if code != MADE and code != HALTED and code != ENDED:
             return code
         if code == HALTED:
