@@ -46,7 +46,6 @@ class Learner:
         self._stepped = [0] * threads
         self._logged = self._described = 0
         self._crcs = [0] * (threads + 1)
-        self._met = [0] * threads
         self._results: dict[Hashable, int] = {}
         self._events: dict[Any, int] = {}
         self._violations: dict[tuple[str, str], int] = {}
@@ -114,7 +113,7 @@ class Learner:
         """Tell compiled code what has been found out since the last time."""
         for name in self.explorer.reported:
             self.ctl[c.REPORTED] |= 1 << self._property(name)
-        self._meet()
+        self._tell_positions()
         while len(self.acts.deeds) > len(self.flags):
             self.flags.resize(2 * len(self.flags), refcheck=False)
             self.ops.views.resize(QUESTIONS * len(self.flags), refcheck=False)
@@ -122,7 +121,6 @@ class Learner:
             self.flags[deed.number] = _about(deed)
         self._described = len(self.acts.deeds)
         self._tell_operations()
-        self._tell_positions()
 
     def _tell_operations(self) -> None:
         log = self.acts.log
@@ -137,13 +135,6 @@ class Learner:
         self._crcs[-1] = zlib.crc32(batch.tobytes(), self._crcs[-1])
         self.ops.make_room_for(2 * len(batch) + 2 * facts, facts)
         le.learn(self.ctl, self.ops.arrays(), batch)
-
-    def _meet(self) -> None:
-        """Number the operations at positions that are new."""
-        for thread, table in enumerate(self.positions):
-            for position in range(self._met[thread], len(table)):
-                self.acts.at(thread, position)
-            self._met[thread] = len(table)
 
     def _tell_positions(self) -> None:
         for thread, table in enumerate(self.positions):
