@@ -13,21 +13,24 @@ from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.simulate_runs import (
     Backing,
     CostFile,
+    EagerSplit,
     Engine,
     Guests,
     HostCpus,
     Json,
     Kernels,
     Memory,
+    Modes,
     Noise,
+    Pml,
     Preempt,
     Seeds,
     Vcpus,
     Workers,
     described,
-    numbers,
+    logged_runs,
+    modes_of,
     run_all,
-    runs_of,
 )
 
 if TYPE_CHECKING:
@@ -51,13 +54,9 @@ def migration(
         str | None, typer.Option(help="Bytes that may be left then, instead of --downtime.")
     ] = None,
     max_passes: Annotated[int, typer.Option(min=1, help="Passes before it is given up.")] = 30,
-    mode: Annotated[
-        str, typer.Option(help="bitmap, manual or initially-set; more than one with commas.")
-    ] = "bitmap",
-    eager_split: Annotated[
-        bool, typer.Option("--eager-split/--no-eager-split", help="eager_page_split.")
-    ] = True,
-    pml: Annotated[bool, typer.Option("--pml/--no-pml", help="Page-modification logging.")] = False,
+    mode: Modes = "bitmap",
+    eager_split: EagerSplit = True,
+    pml: Pml = False,
     guest: Guests = "server",
     seed: Seeds = "1",
     preemption: Preempt = None,
@@ -77,16 +76,13 @@ def migration(
     from rich.console import Console
 
     from tdpmmu.simulation.export import to_json
-    from tdpmmu.simulation.guest import MODES, Migrate
+    from tdpmmu.simulation.guest import Migrate
     from tdpmmu.simulation.show_migration import NOTES, passes, table
     from tdpmmu.simulation.units import parse_bytes, parse_ns
     from tdpmmu.simulation.workloads.host import MigrationWork
 
     found = described(guest, memory, vcpus, backing, None, preemption, host_cpus, noise)
-    modes = mode.split(",")
-    for one in modes:
-        if one not in MODES:
-            raise UsageError(f"--mode: expected {', '.join(MODES)}, not {one!r}")
+    modes = modes_of(mode)
     runs: list[Run] = []
     for text in bandwidth.split(","):
         option = "--bandwidth"
@@ -104,11 +100,7 @@ def migration(
             raise UsageError(f"{option}: {error}") from None
         longest = found.guest.memory_bytes * 10**9 // speed
         experiment = replace(experiment, until_ns=(max_passes + 1) * (longest + MARGIN_NS))
-        for one in modes:
-            knobs = replace(found.knobs, dirty_log=one, eager_split=eager_split, pml=pml)
-            chosen = replace(experiment, knobs=knobs)
-            seeds = numbers("--seed", seed, 1)
-            runs += runs_of(chosen, costs, kernel, [knobs.ratio], [knobs.period_ms], seeds)
+        runs += logged_runs(experiment, costs, kernel, modes, eager_split, pml, seed)
     results = run_all(runs, engine, workers)
     if as_json:
         json.dump(to_json(results), sys.stdout, indent=1)

@@ -13,28 +13,33 @@ from tdpmmu.cli.migration import migration
 from tdpmmu.cli.simulate_runs import (
     Backing,
     CostFile,
+    EagerSplit,
     Engine,
     Guests,
     HostCpus,
     Json,
     Kernels,
     Memory,
+    Modes,
     Noise,
     Parquet,
     Plot,
+    Pml,
     Preempt,
     Seeds,
     Until,
     Vcpus,
     Workers,
     described,
+    logged_runs,
+    modes_of,
     numbers,
     run_and_show,
     runs_of,
 )
 
 if TYPE_CHECKING:
-    from tdpmmu.simulation.sweep import Run
+    pass
 
 simulate_app = typer.Typer(
     help="What a knob costs a guest, in virtual time.",
@@ -116,13 +121,9 @@ def dirty_log(
     kernel: Kernels = "6.12,6.18",
     rounds: Annotated[int, typer.Option(min=1, help="How often the log is fetched.")] = 10,
     every: Annotated[str, typer.Option(help="From one fetch to the next.")] = "1s",
-    mode: Annotated[
-        str, typer.Option(help="bitmap, manual or initially-set; more than one with commas.")
-    ] = "bitmap",
-    eager_split: Annotated[
-        bool, typer.Option("--eager-split/--no-eager-split", help="eager_page_split.")
-    ] = True,
-    pml: Annotated[bool, typer.Option("--pml/--no-pml", help="Page-modification logging.")] = False,
+    mode: Modes = "bitmap",
+    eager_split: EagerSplit = True,
+    pml: Pml = False,
     guest: Guests = "server",
     seed: Seeds = "1",
     preemption: Preempt = None,
@@ -141,7 +142,6 @@ def dirty_log(
 
     Exit codes: 0 done, 2 bad usage.
     """
-    from tdpmmu.simulation.guest import MODES
     from tdpmmu.simulation.units import parse_ns
     from tdpmmu.simulation.workloads.host import HostWork
 
@@ -149,10 +149,7 @@ def dirty_log(
         every_ns = parse_ns(every)
     except ValueError as error:
         raise UsageError(f"--every: {error}") from None
-    modes = mode.split(",")
-    for one in modes:
-        if one not in MODES:
-            raise UsageError(f"--mode: expected {', '.join(MODES)}, not {one!r}")
+    modes = modes_of(mode)
     until_ns = (rounds + 3) * every_ns
     experiment = described(guest, memory, vcpus, backing, None, preemption, host_cpus, noise)
     work = HostWork("dirty-log", every_ns, every_ns, rounds)
@@ -160,10 +157,5 @@ def dirty_log(
         experiment = replace(experiment, until_ns=until_ns).with_host(work)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    seeds = numbers("--seed", seed, 1)
-    runs: list[Run] = []
-    for one in modes:
-        knobs = replace(experiment.knobs, dirty_log=one, eager_split=eager_split, pml=pml)
-        chosen = replace(experiment, knobs=knobs)
-        runs += runs_of(chosen, costs, kernel, [knobs.ratio], [knobs.period_ms], seeds)
+    runs = logged_runs(experiment, costs, kernel, modes, eager_split, pml, seed)
     run_and_show(runs, engine, workers, as_json, plot or [], parquet)

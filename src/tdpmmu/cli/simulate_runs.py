@@ -44,6 +44,13 @@ Noise = Annotated[
     bool | None,
     typer.Option("--noise/--no-noise", help="Ticks (1000 Hz) and interruptions of the host."),
 ]
+Modes = Annotated[
+    str, typer.Option("--mode", help="bitmap, manual or initially-set; more than one with commas.")
+]
+EagerSplit = Annotated[
+    bool, typer.Option("--eager-split/--no-eager-split", help="eager_page_split.")
+]
+Pml = Annotated[bool, typer.Option("--pml/--no-pml", help="Page-modification logging.")]
 Engine = Annotated[str, typer.Option(help="processes, local, dask, or tcp://host:8786.")]
 Workers = Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one for each core.")]
 
@@ -127,6 +134,36 @@ def runs_of(
     return combinations(
         experiment, table, kernels=names, ratios=ratios, periods_ms=periods, seeds=seeds
     )
+
+
+def modes_of(text: str) -> list[str]:
+    """Ways to keep the dirty log, with commas."""
+    from tdpmmu.simulation.guest import MODES
+
+    modes = text.split(",")
+    for one in modes:
+        if one not in MODES:
+            raise UsageError(f"--mode: expected {', '.join(MODES)}, not {one!r}")
+    return modes
+
+
+def logged_runs(
+    experiment: Experiment,
+    costs: Path | None,
+    kernels: str,
+    modes: Sequence[str],
+    eager_split: bool,
+    pml: bool,
+    seed: str,
+) -> list[Run]:
+    """A run for each way to keep the dirty log, kernel and seed."""
+    seeds = numbers("--seed", seed, 1)
+    runs: list[Run] = []
+    for one in modes:
+        knobs = replace(experiment.knobs, dirty_log=one, eager_split=eager_split, pml=pml)
+        chosen = replace(experiment, knobs=knobs)
+        runs += runs_of(chosen, costs, kernels, [knobs.ratio], [knobs.period_ms], seeds)
+    return runs
 
 
 def run_all(runs: list[Run], engine: str, workers: int) -> list[Result]:
