@@ -277,3 +277,50 @@ def test_guests_are_kicked_in_one_step(kernel: str, monkeypatch: pytest.MonkeyPa
     assert results[0].same_as(results[1]) == []
     assert results[0].counts["VcpuFlushed"] == 20 * 24
     assert operations[0] > 3 * operations[1], operations
+
+
+class Rewrites:
+    """vCPUs write to a few pages over and over, and the log is fetched now and then."""
+
+    def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
+        count = 2000
+        yield Touches(
+            rng.integers(1000, 9000, count),
+            rng.integers(0, REGIONS * 512, count) // 8 * 8,
+            rng.integers(READ, WRITE + 1, count).astype(np.uint8),
+        )
+
+    def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
+        yield 500_000, DirtyLog(True)
+        for turn in range(1, 7):
+            yield turn * 1_500_000, GetDirtyLog()
+
+
+def operations_of(
+    kinds: tuple[str, ...], run: Simulation, until: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, Result]:
+    """How often threads of these kinds were asked for their next operation."""
+    sent = 0
+    send = SimThread.send
+
+    def counting(self: SimThread, result: object) -> None:
+        nonlocal sent
+        sent += self.kind in kinds
+        send(self, result)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SimThread, "send", counting)
+        result = run.run(until)
+    return sent, result
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "6.18"])
+def test_write_faults_are_one_step(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest, knobs = Guest(REGIONS << 21, 2), Knobs(ratio=0)
+    runs = [Simulation(kernel, guest, knobs, COSTS, Rewrites(), 1, bulk=b) for b in (False, True)]
+    (steps, slow), (bulk, fast) = (
+        operations_of(("vcpu",), run, 10_000_000, monkeypatch) for run in runs
+    )
+    assert slow.same_as(fast) == []
+    assert slow.counts["PageMarkedDirty"] > 1000
+    assert steps > 4 * bulk, (steps, bulk)

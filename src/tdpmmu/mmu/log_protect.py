@@ -100,9 +100,8 @@ class LogProtect(WriteTrack):
         """``wrprot_gfn_range`` and ``clear_dirty_gfn_range`` of one root; may yield."""
         kvm = self.kvm
         shared = not await kvm.mmu_lock.held_for_write()
-        end = slot.base_gfn + slot.npages
         await kvm.rcu.read_lock()
-        it = TdpIter(kvm, root, slot.base_gfn, end, min_level=min_level)
+        it = self.iter_to_clear(root, slot, bits, min_level)
         while await it.next_pte():
             retried = False
             while True:
@@ -115,6 +114,11 @@ class LogProtect(WriteTrack):
                 it.old_spte = await self.reread(it)
                 retried = True
         await kvm.rcu.read_unlock()
+
+    def iter_to_clear(self, root: TablePage, slot: Memslot, bits: int, min_level: int) -> TdpIter:
+        """``for_each_tdp_pte_min_level`` of that walk, in which ``bits`` go."""
+        end = slot.base_gfn + slot.npages
+        return TdpIter(self.kvm, root, slot.base_gfn, end, min_level=min_level)
 
     def is_leaf_to_clear(self, it: TdpIter, retried: bool) -> bool:
         """Looked at again after a lost cmpxchg."""

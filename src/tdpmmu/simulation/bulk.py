@@ -68,32 +68,43 @@ class ClearEntries(Op):
     bits: int
 
 
+class ClearingIter(TdpIter):
+    """A walk that takes ``bits`` from leaves: it runs through last-level tables."""
+
+    __slots__ = ("bits", "mmu")
+
+    def __init__(
+        self, mmu: Bulk, bits: int, root: TablePage, start: int, end: int, min_level: int
+    ) -> None:
+        super().__init__(mmu.kvm, root, start, end, min_level=min_level)
+        self.mmu = mmu
+        self.bits = bits
+
+    async def next_pte(self) -> bool:
+        """Go to the next SPTE that has to be looked at by itself; false at the end."""
+        found = await super().next_pte()
+        if found and self.level == 1 and self.mmu.may_yield_here(self):
+            await self._run_through()
+        return found
+
+    async def _run_through(self) -> None:
+        table = self.pt_path[0]
+        assert table is not None
+        index = self.kvm.geometry.index(self.gfn, 1)
+        done, old = await ClearEntries(table, index, self.old_spte, self.bits)
+        if done:
+            self.gfn += done
+            self.next_last_level_gfn = self.gfn
+            self.sptep = table.entries[index + done]
+            self.old_spte = old
+
+
 class Bulk(Base):
     """Whole tables at once."""
 
-    async def clear_range_in(
-        self, root: TablePage, slot: Memslot, bits: int, min_level: int
-    ) -> None:
-        """The walk of the layer below, which makes it run through last-level tables."""
-        kvm = self.kvm
-        shared = not await kvm.mmu_lock.held_for_write()
+    def iter_to_clear(self, root: TablePage, slot: Memslot, bits: int, min_level: int) -> TdpIter:
         end = slot.base_gfn + slot.npages
-        await kvm.rcu.read_lock()
-        it = TdpIter(kvm, root, slot.base_gfn, end, min_level=min_level)
-        while await it.next_pte():
-            retried = False
-            if it.level == 1 and self.may_yield_here(it):
-                await self.run_through(it, bits)
-            while True:
-                if await self.iter_cond_resched(it, False, shared):
-                    break
-                if not self.is_leaf_to_clear(it, retried) or not it.old_spte & bits:
-                    break
-                if await self.set_spte_atomic(it, it.old_spte & ~bits):
-                    break
-                it.old_spte = await self.reread(it)
-                retried = True
-        await kvm.rcu.read_unlock()
+        return ClearingIter(self, bits, root, slot.base_gfn, end, min_level)
 
     async def make_all_cpus_request(self) -> None:
         kick = await AskAll(self.kvm.vcpus_to_ask)
@@ -102,18 +113,6 @@ class Bulk(Base):
         elif kick:
             for vcpu in await SendAll(kick):
                 await WaitIpi(self.kvm.hardware, vcpu)
-
-    async def run_through(self, it: TdpIter, bits: int) -> None:
-        """On to the first entry of this table that has to be looked at by itself."""
-        table = it.pt_path[0]
-        assert table is not None
-        index = self.kvm.geometry.index(it.gfn, 1)
-        done, old = await ClearEntries(table, index, it.old_spte, bits)
-        if done:
-            it.gfn += done
-            it.next_last_level_gfn = it.gfn
-            it.sptep = table.entries[index + done]
-            it.old_spte = old
 
     async def remove_entries(self, sp: TablePage, base: int, level: int, shared: bool) -> None:
         if level > 1 or not await RemoveEntries(sp, base, shared):

@@ -151,7 +151,7 @@ class Simulation:
         kvm, costs, ledger = self.kvm, self.costs, self.ledger
         self.numa = Numa(self, clock) if self.knobs.nodes else None
         BulkOps(self, clock)
-        self._dirty = DirtyBits(clock, self.guest.pages)
+        self.dirty = DirtyBits(clock, self.guest.pages)
         # With NUMA each walk and each fault has a price of its own.
         herd = Herd(self, clock) if self._bulk and self.numa is None else None
         if herd is not None:
@@ -171,7 +171,7 @@ class Simulation:
     async def _migrate(self, plan: Migrate) -> None:
         migration = self.migration = Migration(plan)
         ioctl = self.costs.ioctl
-        await migration.run(self.mmu, self.guest.pages, lambda: self._dirty.taken, ioctl)
+        await migration.run(self.mmu, self.guest.pages, lambda: self.dirty.taken, ioctl)
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream])

@@ -209,6 +209,7 @@ class Herd:
             blocks.rows,
             blocks.array,
             self.patterns.table,
+            run.dirty.bits,
             self._log,
             self._sends,
             self._bounced,

@@ -1,7 +1,8 @@
 """The compiled loop over all guests that run: whose touch is next, and does it hit?
 
 It does what ``StepGuest`` does, on arrays, and in addition faults whose *pattern* is known
-(``patterns.py``), if nothing else can happen before their end.  It stops where Python has to look.
+(``patterns.py``), if nothing else can happen before their end: those that install a leaf, and
+writes to a leaf that some bits are missing from.  It stops where Python has to look.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 from tdpmmu.arch.spte import BASE_ADDR_MASK, PAGE_SHIFT
 from tdpmmu.arch.table import TABLE_PFN
 from tdpmmu.kernel.mm import FIRST_PFN
+from tdpmmu.simulation.guest import WRITE
 from tdpmmu.simulation.regions import ABSENT_SHIFT, LOST, SMALL_HOST, SWAPPED
 from tdpmmu.worlds.explore.fast.compiling import compiled
 from tdpmmu.worlds.simulate.ops import FOREVER
@@ -50,9 +52,15 @@ how many have bounced in this run of the loop, and in all."""
 PRESENT, LARGE, NONPRESENT, REMOVED, MMIO_MASK, MMIO_VALUE, NEED, SHUT = 0, 1, 2, 3, 4, 5, 6, 9
 
 # A pattern of faults.
-STATE, TAKES, BITS, LOCK_AT, LOCK_NS, LINE_AT, TIMES, PATTERN_COLUMNS = range(8)
+STATE, TAKES, BITS, LOCK_AT, LOCK_NS, LINE_AT, TIMES, MARKS, KIND, BEFORE = range(10)
+PATTERN_COLUMNS = 10
+"""``BITS`` of the leaf that is installed, or those that a leaf gets; ``LOCK_NS`` is -1 if the lock
+is not taken, ``LINE_AT`` if its line stays where it is; ``MARKS``: the page is marked dirty.  Of a
+leaf that is there: ``BEFORE``, its bits, and ``KIND``, 0 of a row that is free."""
 UNKNOWN, SIMPLE, OTHERWISE = range(3)
-PATTERNS = 2 * 3 * 2 * 4 * 2 * 2
+INSTALLS = 2 * 3 * 2 * 4 * 2 * 2
+PATTERNS = INSTALLS + 64
+"""After those that install a leaf come those that change one, as they are met."""
 
 # What is written down of a fault: ``H_NS`` is -1 if it was not done here.
 L_NS, L_SINCE, L_VCPU, L_GFN, L_TAG, H_AT, H_NS, LOG_COLUMNS = range(8)
@@ -212,6 +220,18 @@ def pattern(control, disallowed, regions, v, gfn, access, level, row):
 
 
 @compiled
+def changing(patterns, kind, bits):
+    """The number of the pattern of a fault on a leaf with these bits; -1: there are too many."""
+    for number in range(INSTALLS, PATTERNS):
+        if not patterns[number, KIND]:
+            patterns[number, KIND], patterns[number, BEFORE] = kind + 1, np.int64(bits)
+            return number
+        if patterns[number, KIND] == kind + 1 and patterns[number, BEFORE] == np.int64(bits):
+            return number
+    return -1
+
+
+@compiled
 def send(control, cpus, order, size, target, when):
     """An IPI to a guest that runs."""
     if not cpus[target, IPI]:
@@ -278,6 +298,7 @@ def run(
     frame_rows,
     frames,
     patterns,
+    dirty,
     log,
     sends,
     bounced,
@@ -334,7 +355,9 @@ def run(
         held_at, held_ns = np.int64(0), np.int64(-1)
         if not hits(masks, entry, access):
             control[PATTERN] = -1
-            if entry != masks[NONPRESENT] or level > 2 or not control[OPEN] or cpus[v, BUSY]:
+            installs = entry == masks[NONPRESENT] and level <= 2
+            changes = level == 1 and access == WRITE and is_present(masks, entry)
+            if not (installs or changes) or not control[OPEN] or cpus[v, BUSY]:
                 stop = LOOK
                 break
             block = gfn // control[BLOCK]
@@ -345,6 +368,11 @@ def run(
                 break
             known = pattern(control, disallowed, regions, v, gfn, access, level, row)
             index = gfn >> 9 * (level - 1) & 511
+            if changes:
+                known = changing(patterns, known, entry & ~_ADDRESS)
+            if known < 0:
+                stop = LOOK
+                break
             if patterns[known, STATE] != SIMPLE:
                 if patterns[known, STATE] == UNKNOWN:
                     control[PATTERN], control[LEVEL] = known, level
@@ -359,9 +387,18 @@ def run(
             ):
                 stop = LOOK
                 break
-            first = gfn >> 9 * (level - 1) << 9 * (level - 1)
-            pfn = FIRST_PFN + (frame >> 1) * control[STRIDE] + first
-            rows[row, index] = np.uint64(patterns[known, BITS]) | np.uint64(pfn) << _PAGE_SHIFT
+            if installs:
+                first = gfn >> 9 * (level - 1) << 9 * (level - 1)
+                pfn = FIRST_PFN + (frame >> 1) * control[STRIDE] + first
+                rows[row, index] = np.uint64(patterns[known, BITS]) | np.uint64(pfn) << _PAGE_SHIFT
+                if level == 1:
+                    control[SMALL] += 1
+                else:
+                    control[HUGE] += 1
+            else:
+                rows[row, index] = entry | np.uint64(patterns[known, BITS])
+            if patterns[known, MARKS]:
+                dirty[gfn] = True
             patterns[known, TIMES] += 1
             control[APPLIED] += 1
             control[ACCESSES] += 1
@@ -370,10 +407,6 @@ def run(
                 control[REFAULTED] += ns
             else:
                 control[FAULTED] += ns
-            if level == 1:
-                control[SMALL] += 1
-            else:
-                control[HUGE] += 1
             if patterns[known, LINE_AT] >= 0:
                 control[LINE_OWNER], control[LINE_FREE] = v, when + patterns[known, LINE_AT]
             held_at, held_ns = when + patterns[known, LOCK_AT], patterns[known, LOCK_NS]

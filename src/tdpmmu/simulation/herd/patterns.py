@@ -2,9 +2,10 @@
 
 What a fault does depends only on what it reads.  The first fault of a *pattern* (how the walk ends,
 what is asked for, what the tables on the way say, where the lock's line is) runs operation by
-operation, and if nobody else did anything meanwhile, and all that came of it is one leaf where
-there was nothing, it is remembered: how long it took, what it counted, how long it held the lock.
-The compiled loop does the next one in one step if nothing can happen before its end.
+operation.  If nobody else did anything meanwhile, and all that came of it is one leaf where there
+was nothing, or a leaf that got bits (and a page that is marked dirty), it is remembered: how long
+it took, what it counted, how long it held the lock.  The compiled loop does the next one in one
+step if nothing can happen before its end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tdpmmu.arch.spte import BASE_ADDR_MASK
+from tdpmmu.arch.spte import BASE_ADDR_MASK, Access
 from tdpmmu.kernel.locks import NOBODY
 from tdpmmu.simulation.herd import loop
 
@@ -34,10 +35,11 @@ SIMPLE = frozenset(
         "LockReleased",
         "LockTaken",
         "MightSleep",
+        "PageMarkedDirty",
         "SpteChanged",
     }
 )
-"""Kinds of events of a fault that does nothing but install a leaf."""
+"""Kinds of events of a fault that does nothing but install or change a leaf."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class Recording:
     pattern: int
     level: int
     cell: int
+    before: int
     now: int
     turns: int
     counts: Counter[str]
@@ -101,6 +104,7 @@ class Patterns:
             pattern,
             level,
             cell,
+            self._run.kvm.rows.flat[cell],
             now,
             clock.turns,
             clock.ledger.counts.copy(),
@@ -128,16 +132,26 @@ class Patterns:
             and counts["SpteChanged"] == 1
             and spte & BASE_ADDR_MASK == self._run.pfn(first) << 12
             and holds is not None
+            and len(holds) <= 1
+            and counts["PageMarkedDirty"] <= (level == 1)
         )
+        bits = spte & ~BASE_ADDR_MASK
+        if seen.pattern >= loop.INSTALLS:
+            fmt = self._run.format
+            simple = simple and spte & seen.before == seen.before
+            # The write that is tried again has to leave no other trace.
+            simple = simple and fmt.allows(spte, Access.WRITE) and fmt.is_dirty(spte)
+            bits = spte & ~seen.before
         known = seen.table[seen.pattern]
         if not simple:
             known[loop.STATE] = loop.OTHERWISE
             return
         assert holds is not None
-        _, _, since, ns = next(hold for hold in holds if hold[0] == self._lock)
+        since, ns = next(((at, ns) for name, _, at, ns in holds if name == self._lock), (0, -1))
         _, free = clock.locks.line(self._lock)
         known[loop.TAKES] = now - seen.now
-        known[loop.BITS] = np.uint64(spte & ~BASE_ADDR_MASK).astype(np.int64)
+        known[loop.BITS] = np.uint64(bits).astype(np.int64)
+        known[loop.MARKS] = counts["PageMarkedDirty"]
         known[loop.LOCK_AT] = since - seen.now
         known[loop.LOCK_NS] = ns
         known[loop.LINE_AT] = free - seen.now if free > seen.now else -1
