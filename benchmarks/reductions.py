@@ -4,8 +4,8 @@
     python benchmarks/reductions.py z1 z10        those
     python benchmarks/reductions.py --random 2000 --from 7000    random programs, instead
 
-What is not exhausted within ``--states`` (a dash) is not compared, only what breaks in it must break
-in the others.  The exit code is 1 if something differs.
+What is not exhausted within ``--states`` (a dash) is not compared; only what breaks in it must
+break in the others.  The exit code is 1 if something differs.
 """
 
 from __future__ import annotations

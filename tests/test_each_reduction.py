@@ -53,6 +53,13 @@ def test_zoo(name: str, side: str) -> None:
     assert compared >= 2
 
 
+def test_who_gives_up_an_invalid_root_on_the_way_out() -> None:
+    """Nothing is usable between VM exit and ``mode = OUTSIDE``, which the reduction leaves out."""
+    found = explore(question("z26", FIXED).build().machine, reduce=NONE)
+    assert found.result.exhausted
+    assert broken(found) == set()
+
+
 @pytest.mark.parametrize("reduce", [*WITHOUT_ONE, NONE], ids=["without one"] * 4 + ["without any"])
 def test_tokens_replay(reduce: frozenset[str]) -> None:
     found = ask(question("z63", BUG), reduce=reduce)

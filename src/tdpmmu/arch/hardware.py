@@ -212,11 +212,21 @@ class Hardware:
     def usable(self, step: Step, vcpu: VcpuCells) -> Iterator[Entry]:
         """The held translations that the vCPU can still use without flushing first."""
         loaded = step[vcpu.loaded]
-        if not loaded or (step[vcpu.request] and not step[vcpu.in_guest]):
+        if not loaded or (not step[vcpu.in_guest] and self.flush_due(step, vcpu)):
             return
         for entry in sorted(step[vcpu.held]):
             if entry[0] in loaded:
                 yield entry
+
+    def flush_due(self, step: Step, vcpu: VcpuCells) -> bool:
+        """Whether the vCPU has to flush before its next entry.
+
+        Giving an invalid root up is a flush, too.
+        """
+        if step[vcpu.request]:
+            return True
+        roots = step[vcpu.loaded] if step[vcpu.reload] else ()
+        return any(step[self.page_by_number[number].invalid] for number in roots)
 
     def walk(self, step: Step, root: int, gfn: int) -> tuple[Cell, int, int] | None:
         """The present leaf that a walk finds for ``gfn``: its address, level and SPTE."""
@@ -245,14 +255,10 @@ def covers(geometry: Geometry, entry: Entry, gfn: int) -> bool:
 def forget(step: Step, hardware: Hardware, vcpu: VcpuCells) -> None:
     """Drop what a vCPU outside the guest holds when a flush is due before its next entry.
 
-    Giving an invalid root up is a flush, too.  It cannot use any of it: should it enter without
-    that flush, ``FlushLost`` says so.
+    It cannot use any of it: should it enter without that flush, ``FlushLost`` says so.
     """
-    due = step[vcpu.request] or (
-        step[vcpu.reload]
-        and any(step[hardware.page_by_number[n].invalid] for n in step[vcpu.loaded])
-    )
-    if due and step[vcpu.mode] == OUTSIDE and not step[vcpu.in_guest]:
+    outside = step[vcpu.mode] == OUTSIDE and not step[vcpu.in_guest]
+    if outside and hardware.flush_due(step, vcpu):
         step[vcpu.owes] = True
         if step[vcpu.held]:
             step[vcpu.held] = frozenset()
