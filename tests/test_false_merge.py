@@ -18,8 +18,10 @@ from typing import Any, ClassVar
 import pytest
 
 from tdpmmu.machine.op import Op
-from tdpmmu.worlds.explore import liveness, position
-from tdpmmu.worlds.explore.position import Positions, position_key
+from tdpmmu.worlds.explore import liveness
+from tdpmmu.worlds.explore.position import encoding, frames, functions, objects, values, visit
+from tdpmmu.worlds.explore.position.frames import position_key
+from tdpmmu.worlds.explore.position.table import Positions
 
 # -- what the programs are made of -------------------------------------------------------------
 
@@ -439,43 +441,43 @@ def test_the_table_does_what_the_threads_do(limit: int) -> None:
 
 
 def without_stack(patch: pytest.MonkeyPatch) -> None:
-    whole = position._frame_key
+    whole = frames.frame_key
 
     def cut(coro: Any, awaited: Any, visit: Any) -> Any:
         parts = whole(coro, awaited, visit)
         depth = parts[0].site(parts[1]).depth  # type: ignore[attr-defined]
         return parts[: len(parts) - depth]
 
-    patch.setattr(position, "_frame_key", cut)
+    patch.setattr(frames, "frame_key", cut)
 
 
 def without_iterator_state(patch: pytest.MonkeyPatch) -> None:
-    for kind in position._ITERATORS:
-        patch.setitem(position._ENCODERS, kind, lambda value, visit: type(value))
+    for kind in values.ITERATORS:
+        patch.setitem(encoding.ENCODERS, kind, lambda value, visit: type(value))
 
 
 def without_iterated(patch: pytest.MonkeyPatch) -> None:
-    for kind in position._ITERATORS:
+    for kind in values.ITERATORS:
         patch.setitem(
-            position._ENCODERS, kind, lambda value, visit: (type(value), *value.__reduce__()[2:])
+            encoding.ENCODERS, kind, lambda value, visit: (type(value), *value.__reduce__()[2:])
         )
 
 
 def without_sharing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(position._Visit, "again", lambda self, value: None)
+    patch.setattr(visit.Visit, "again", lambda self, value: None)
 
 
 def sharing_within_one_frame_only(patch: pytest.MonkeyPatch) -> None:
-    whole = position._frame_key
+    whole = frames.frame_key
     patch.setattr(
-        position, "_frame_key", lambda coro, awaited, visit: whole(coro, awaited, position._Visit())
+        frames, "frame_key", lambda coro, awaited, visit: whole(coro, awaited, encoding.visit())
     )
 
 
 def part_of_frames(keep: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
     def broken(patch: pytest.MonkeyPatch) -> None:
-        whole = position._frame_key
-        patch.setattr(position, "_frame_key", lambda *args: keep(whole(*args)))
+        whole = frames.frame_key
+        patch.setattr(frames, "frame_key", lambda *args: keep(whole(*args)))
 
     return broken
 
@@ -490,23 +492,25 @@ def part_of_key(keep: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Any:
 position_key_ = position_key
 
 
-def encoding(kind: type, encode: Callable[[Any, Any], Any]) -> Any:
+def encoded(kind: type, encode: Callable[[Any, Any], Any]) -> Any:
     def broken(patch: pytest.MonkeyPatch) -> None:
-        patch.setitem(position._ENCODERS, kind, encode)
+        patch.setitem(encoding.ENCODERS, kind, encode)
 
     return broken
 
 
 def without_unbound(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(position, "_UNBOUND", None)
+    for module in (frames, objects, functions):
+        patch.setattr(module, "UNBOUND", None)
 
 
 def without_cells(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(position, "_captured", lambda *args: None)
+    patch.setattr(frames, "_captured", lambda *args: None)
 
 
 def without_captures_of_functions(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(position, "_encode_cell", lambda *args: None)
+    for module in (frames, functions):
+        patch.setattr(module, "encode_cell", lambda *args: None)
 
 
 def flow(name: str, change: Callable[[Any], Any]) -> Any:
@@ -563,19 +567,19 @@ BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "the pending operation": part_of_key(lambda key: key[:-1]),
     "the callers": part_of_key(lambda key: key[-2:]),
     "the callees": part_of_key(lambda key: (key[0], key[-1])),
-    "bool is not int": encoding(bool, lambda value, visit: int(value)),
-    "float is not int": encoding(float, lambda value, visit: int(value)),
-    "0.0 is not -0.0": encoding(float, lambda value, visit: (float, value)),
-    "an enum is not int": encoding(Color, lambda value, visit: int(value)),
-    "the items of lists": encoding(list, lambda value, visit: visit.again(value) or list),
-    "the items of dicts": encoding(dict, lambda value, visit: (dict, *map(repr, value))),
-    "the order of dicts": encoding(
+    "bool is not int": encoded(bool, lambda value, visit: int(value)),
+    "float is not int": encoded(float, lambda value, visit: int(value)),
+    "0.0 is not -0.0": encoded(float, lambda value, visit: (float, value)),
+    "an enum is not int": encoded(Color, lambda value, visit: int(value)),
+    "the items of lists": encoded(list, lambda value, visit: visit.again(value) or list),
+    "the items of dicts": encoded(dict, lambda value, visit: (dict, *map(repr, value))),
+    "the order of dicts": encoded(
         dict, lambda value, visit: (dict, *sorted(map(repr, value.items())))
     ),
-    "the fields of helpers": encoding(Box, lambda value, visit: visit.again(value) or Box),
-    "the last field of helpers": encoding(
+    "the fields of helpers": encoded(Box, lambda value, visit: visit.again(value) or Box),
+    "the last field of helpers": encoded(
         Box,
-        lambda value, visit: visit.again(value) or (Box, position._encode(value.value, visit)),
+        lambda value, visit: visit.again(value) or (Box, visit.encode(value.value)),
     ),
     "unbound is not None": without_unbound,
     "captured locals": without_cells,

@@ -342,7 +342,7 @@ def run(
     from tdpmmu.distribute.executor import DistributeError
     from tdpmmu.scenarios.question import ask
     from tdpmmu.worlds.explore.engine import COMPILED, LOOPS, can_compile
-    from tdpmmu.worlds.explore.position import UnsupportedPosition
+    from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
 
     if loop not in LOOPS:
         raise UsageError(f"--loop: expected {', '.join(LOOPS)}, not {loop!r}")

@@ -52,7 +52,7 @@ def run(
     """Search; errors in the user's code are one line."""
     from tdpmmu.arch.table import PoolExhausted
     from tdpmmu.scenarios.partly import ask_partly
-    from tdpmmu.worlds.explore.position import UnsupportedPosition
+    from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
 
     try:
         return ask_partly(question, search, budget=budget, first=first, reduce=reduce)

@@ -17,7 +17,7 @@ from tdpmmu.machine.op import BOTH, LEFT, NEITHER, RIGHT, Choose, Op, Step
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.chunks import ChunkTable, ChunkView
 from tdpmmu.worlds.explore.memo import Found, Memo
-from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.position.table import Positions
 from tdpmmu.worlds.explore.reductions import BEGIN, MOVERS, URGENT, WAITS, Reduce, reductions
 
 

@@ -27,7 +27,7 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.memory import most_resident
-from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.position.table import Positions
 from tdpmmu.worlds.explore.reductions import Reduce
 from tdpmmu.worlds.explore.storage import Left, Storage
 from tdpmmu.worlds.explore.turn import Choices, Segment, Turn, Turns

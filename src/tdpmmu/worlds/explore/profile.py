@@ -21,7 +21,7 @@ from tdpmmu.machine.op import Step
 from tdpmmu.machine.state import Cell
 from tdpmmu.worlds.explore.acts import ACTS, MOVES, Act, Acts, Fact
 from tdpmmu.worlds.explore.engine import Explorer
-from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.position.table import Positions
 
 MOST_STATES = 200_000
 """States that are counted; of more, the first."""

@@ -26,7 +26,7 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Act, Acts, Deed, Violations
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.memo import Memo
-from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.position.table import Positions
 from tdpmmu.worlds.explore.reductions import URGENT, WAITS, Reduce, reductions
 
 LONGEST_TURN = 20_000

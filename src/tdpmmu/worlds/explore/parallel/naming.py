@@ -26,7 +26,9 @@ from types import (
 from typing import Any
 
 from tdpmmu.worlds.explore.liveness import CodeFacts
-from tdpmmu.worlds.explore.position import _GLOBALS, UnsupportedPosition, _Mark
+from tdpmmu.worlds.explore.position.functions import NAMESPACES
+from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
+from tdpmmu.worlds.explore.position.visit import Mark
 
 _PLAIN = frozenset({int, str, bytes, bool, float, type(None)})
 _NAMED = (
@@ -62,7 +64,7 @@ class Names:
             namespace = any(type(part) is CodeFacts for part in value[:2])
             for i, part in enumerate(value):
                 if i == 2 and namespace:
-                    words.append(str(_GLOBALS[part].get("__name__")))
+                    words.append(str(NAMESPACES[part].get("__name__")))
                 else:
                     self._spell(part, words)
         else:
@@ -86,7 +88,7 @@ def _name(value: Any) -> str:
         return f"{type(value).__name__} {home}.{value.__qualname__}"
     if isinstance(value, Enum):
         return f"enum {type(value).__qualname__}.{value.name}"
-    if isinstance(value, _Mark):
+    if isinstance(value, Mark):
         return f"mark {value.name}"
     if isinstance(value, ModuleType):
         return f"module {value.__name__}"

@@ -14,7 +14,8 @@ import numpy as np
 from tdpmmu.worlds.explore.chunks import ChunkTable
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.parallel.naming import Constants
-from tdpmmu.worlds.explore.position import Positions, UnsupportedPosition
+from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
+from tdpmmu.worlds.explore.position.table import Positions
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
 from tdpmmu.worlds.explore.engine import Budget, Counterexample, Exploration
-from tdpmmu.worlds.explore.position import Positions
+from tdpmmu.worlds.explore.position.table import Positions
 from tdpmmu.worlds.explore.reductions import MOVERS, Reduce, reductions
 from tdpmmu.worlds.explore.turn import Turns
 
