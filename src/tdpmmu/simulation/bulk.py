@@ -10,30 +10,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tdpmmu.arch.requests import WaitIpi
-from tdpmmu.arch.spte import PAGE_SHIFT, SpteFormat
+from tdpmmu.arch.spte import PAGE_SHIFT
 from tdpmmu.arch.table import CmpXchgSpte, ReadSpte, SetPrivate, TablePage, WriteSpte, XchgSpte
 from tdpmmu.events.records import PfnMarkedDirty
 from tdpmmu.kernel.locks import NeedBreak
 from tdpmmu.machine.op import Op
 from tdpmmu.mmu.tdp_iter import TdpIter
+from tdpmmu.simulation.dirty import DirtyWords
+from tdpmmu.simulation.masks import dirty_mask, present_mask
 from tdpmmu.simulation.regions import LOST
 from tdpmmu.simulation.tables import ENTRIES, ArrayPage
+from tdpmmu.simulation.words import ArmWords
 from tdpmmu.worlds.simulate.ops import AskAll, SendAll
 
 if TYPE_CHECKING:
     from tdpmmu.mmu.kvm import Memslot
-    from tdpmmu.mmu.lifetime import Lifetime as Base
+    from tdpmmu.simulation.kernel import Simulated as Base
     from tdpmmu.simulation.machine import Simulation
     from tdpmmu.worlds.simulate.clock import Clock
     from tdpmmu.worlds.simulate.thread import SimThread
 else:
     Base = object
-
-Row = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,33 +113,20 @@ class Bulk(Base):
             for vcpu in await SendAll(kick):
                 await WaitIpi(self.kvm.hardware, vcpu)
 
+    async def arm_words(self, slot: Memslot, words: DirtyWords, pool: int) -> None:
+        at = 0
+        while at < len(words):
+            done = await ArmWords(slot, words, at)
+            if not done:
+                await self.arm_word(slot, words.word(at), pool)
+            at += done or 1
+
     async def remove_entries(self, sp: TablePage, base: int, level: int, shared: bool) -> None:
         if level > 1 or not await RemoveEntries(sp, base, shared):
             await super().remove_entries(sp, base, level, shared)
 
     async def fill_split_table(self, sp: TablePage, huge: int, level: int) -> None:
         await FillSplit(sp, huge, level)
-
-
-def present_mask(fmt: SpteFormat, row: Row) -> Mask:
-    """``is_shadow_present_pte`` of each entry."""
-    if fmt.mmu_present:
-        present: Mask = (row & np.uint64(fmt.mmu_present)) != 0
-        return present
-    mmio = (row & np.uint64(fmt.mmio_mask)) == np.uint64(fmt.mmio_value)
-    present = (row != 0) & (row != np.uint64(fmt.removed)) & ~mmio
-    return present
-
-
-def dirty_mask(fmt: SpteFormat, row: Row) -> Mask:
-    """``is_dirty_spte`` of each entry."""
-    if fmt.has_ad_bits:
-        dirty: Mask = (row & np.uint64(fmt.dirty)) != 0
-        return dirty
-    hardware = (row & np.uint64(fmt.ad_type)) != np.uint64(fmt.ad_disabled)
-    bit = np.where(hardware, np.uint64(fmt.dirty), np.uint64(fmt.writable))
-    dirty = (row & bit) != 0
-    return dirty
 
 
 class BulkOps:

@@ -18,12 +18,32 @@ if TYPE_CHECKING:
 
 WORD = 64
 
-Gfns = range | npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
+Gfns = range | Ints
+
+
+class DirtyWords:
+    """Gfns that are set, in order, by word of the bitmap: ``starts`` says where each word begins.
+
+    The last of ``starts`` is the end.
+    """
+
+    def __init__(self, gfns: Ints) -> None:
+        self.gfns = gfns
+        cuts = np.flatnonzero(np.diff(gfns // WORD)) + 1
+        self.starts: Ints = np.concatenate(([0], cuts, [len(gfns)][: len(gfns)]))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def word(self, at: int) -> tuple[int, ...]:
+        """The gfns of one."""
+        return tuple(self.gfns[self.starts[at] : self.starts[at + 1]].tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FindDirty(Op):
-    """Look at each word of the bitmap that has some of ``gfns``: those with bits set, by word."""
+    """Look at each word of the bitmap that has some of ``gfns``: those with bits set."""
 
     gfns: Gfns
 
@@ -66,6 +86,11 @@ class DirtyBits:
         self._clock.complete(thread, taken, self._clock.costs.dirty_word)
         return True
 
+    def take(self, gfns: Ints) -> None:
+        """Clear these for userspace, which are set."""
+        self.bits[gfns] = False
+        self.taken += len(gfns)
+
     def _new(self, thread: SimThread, op: Op) -> bool:
         assert isinstance(op, NewDirtyBitmap)
         self.bits = np.zeros(len(self.bits), dtype=np.bool_)
@@ -84,9 +109,7 @@ class DirtyBits:
         else:
             words = len(np.unique(gfns // WORD))
             found = gfns[self.bits[gfns]]
-        cuts = np.flatnonzero(np.diff(found // WORD)) + 1
-        by_word = [tuple(part.tolist()) for part in np.split(found, cuts) if len(part)]
-        self._clock.complete(thread, by_word, words * self._clock.costs.read)
+        self._clock.complete(thread, DirtyWords(found), words * self._clock.costs.read)
         return True
 
     def _copy(self, thread: SimThread, op: Op) -> bool:

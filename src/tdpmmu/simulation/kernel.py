@@ -11,7 +11,7 @@ from tdpmmu.events.records import DirtyLogReturned
 from tdpmmu.machine.op import Emit, Op, Read, Step
 from tdpmmu.mmu.dirty_log import TakeDirtyBits
 from tdpmmu.mmu.kvm import Memslot
-from tdpmmu.simulation.dirty import CopyDirtyLog, FindDirty
+from tdpmmu.simulation.dirty import CopyDirtyLog, DirtyWords, FindDirty
 from tdpmmu.simulation.guest import MODES, Knobs
 from tdpmmu.simulation.hostpages import HostPages
 from tdpmmu.simulation.regions import REGION
@@ -92,13 +92,21 @@ class Simulated(Base):
         kvm = self.kvm
         await kvm.mmu_lock.write_lock()
         words = await FindDirty(gfns)
-        for word in words:
-            taken = await TakeDirtyBits(kvm.dirty_bitmap[slot.as_id], slot.as_id, word)
-            await self.arm_gfns(slot, taken, pool)
+        await self.arm_words(slot, words, pool)
         await kvm.mmu_lock.write_unlock()
         if words:
             await self.flush_remote_tlbs()
         await Emit(DirtyLogReturned(slot.as_id))
+
+    async def arm_words(self, slot: Memslot, words: DirtyWords, pool: int) -> None:
+        """Words with bits set, one after the other."""
+        for at in range(len(words)):
+            await self.arm_word(slot, words.word(at), pool)
+
+    async def arm_word(self, slot: Memslot, word: tuple[int, ...], pool: int) -> None:
+        """One of them: clear its bits, and arm what they stood for."""
+        taken = await TakeDirtyBits(self.kvm.dirty_bitmap[slot.as_id], slot.as_id, word)
+        await self.arm_gfns(slot, taken, pool)
 
     # --- the host -------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from tdpmmu.simulation.regions import SMALL_HOST, Regions
 from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.tables import ArrayPage, SimKvm
 from tdpmmu.simulation.vcpu import StepGuest, WhatFault, run_vcpu
+from tdpmmu.simulation.words import WordOps
 from tdpmmu.versions.registry import named
 from tdpmmu.worlds.simulate.clock import Clock
 from tdpmmu.worlds.simulate.costs import Costs
@@ -93,6 +94,7 @@ class Simulation:
         self.mmu.collapse_ns = costs.host_fault(2)
         self.migration: Migration | None = None
         self.numa: Numa | None = None
+        self.hits_until: Callable[[int], int] = lambda end: end
         self.what = WhatFault(self.format, self.regions)
         self.regions.set_all(SMALL_HOST, guest.main_pages, guest.pages - guest.main_pages)
         self._begin(level)
@@ -151,10 +153,12 @@ class Simulation:
         kvm, costs, ledger = self.kvm, self.costs, self.ledger
         self.numa = Numa(self, clock) if self.knobs.nodes else None
         BulkOps(self, clock)
+        WordOps(self, clock)
         self.dirty = DirtyBits(clock, self.guest.pages)
         # With NUMA each walk and each fault has a price of its own.
         herd = Herd(self, clock) if self._bulk and self.numa is None else None
         if herd is not None:
+            self.hits_until = herd.hits_until
             clock.herding = Herding(clock, herd)
         guests: list[StepGuest] = []
         for vcpu in kvm.vcpus:

@@ -84,9 +84,14 @@ class EntryCell(Cell):
         self.page = page
         self.key = (chunk, offset)
 
+    @property
+    def index(self) -> int:
+        """Which of its table it is."""
+        return self.offset - _FIELDS
+
     def __getattr__(self, name: str) -> Any:
         if name == "name":
-            return f"{self.page.name}[{self.offset - _FIELDS}]"
+            return f"{self.page.name}[{self.index}]"
         raise AttributeError(name)
 
 

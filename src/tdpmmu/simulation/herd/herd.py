@@ -120,6 +120,12 @@ class Herd:
         )
         return quiet
 
+    def hits_until(self, end: int) -> int:
+        """Until when, up to ``end``, guests do nothing but touch what hits."""
+        rows = self.kvm.rows.array
+        when: int = loop.hits_until(self._control, self._masks, self.cpus, self.touches, rows, end)
+        return when
+
     def begin_sending(self, thread: SimThread, to: list[int], ns: int) -> None:
         """IPIs from that thread, one after the other, each of which takes it so long."""
         words = self.words

@@ -209,6 +209,29 @@ def quiet(control, masks, cpus, touches, rows, me, end, kicks):
 
 
 @compiled
+def hits_until(control, masks, cpus, touches, rows, end):
+    """Until when, up to ``end``, no guest does anything but touch what hits."""
+    sender = len(touches)
+    if cpus[sender, RUNS]:
+        end = min(end, cpus[sender, DUE])
+    for v in range(sender):
+        if not cpus[v, RUNS]:
+            continue
+        end = min(end, cpus[v, KICKED])
+        when, at = cpus[v, DUE], cpus[v, AT]
+        while when < end:
+            what = touches[v, at, WHAT]
+            _, _, entry = walk(masks, rows, control[LEVELS], cpus[v, ROOT], what & GFN_MASK)
+            hit = not cpus[v, FULL] and hits(masks, entry, what >> ACCESS_SHIFT & 15)
+            at += 1
+            if not hit or at == cpus[v, END]:
+                end = when
+                break
+            when += control[ACCESS_NS] + touches[v, at, THINK]
+    return end
+
+
+@compiled
 def pattern(control, disallowed, regions, v, gfn, access, level, row):
     """The number of a fault's pattern: all that what it does depends on."""
     host = 1 if regions[gfn >> 9] & SMALL_HOST else control[HUGE_LEVEL]

@@ -217,6 +217,18 @@ class Clock:
             heapq.heappop(heap)
         return FOREVER, 0
 
+    def next_but_guests(self) -> int:
+        """When anything but the herd and the running thread has a turn."""
+        return min(
+            (
+                at
+                for at, _, ticket, who in self._heap
+                if not isinstance(who, Herding)
+                and (not isinstance(who, SimThread) or ticket == who.ticket)
+            ),
+            default=FOREVER,
+        )
+
     def only_guests_until(self, when: int) -> bool:
         """Whether none but the herd and the running thread has a turn before ``when``."""
         for at, _, ticket, who in self._heap:
