@@ -44,6 +44,9 @@ LEAST, MOST = 16, 1 << 16
 CLASSES = 6
 """How many sorts of leaves words may have, that some bits are cleared from."""
 
+SHAPE_BITS = 6 + 3 + 3
+"""How far apart a word's bits are; whether tables begin, and end, where the word does."""
+
 HARMLESS = (Read, ReadHeader, ReadSpte, Emit, AssertHeld, HeldForWrite, Add, IncNotZero, Spte)
 """What the code for a word does; whatever else it does is for the clock."""
 
@@ -181,9 +184,9 @@ class Shapes:
         """The shape of each word as one number."""
         firsts, lasts = gfns[starts[:-1]], gfns[starts[1:] - 1]
         keys: Ints = lasts - firsts
-        keys = keys << 1 | (firsts & ENTRIES - 1 == 0)
-        keys = keys << 1 | (lasts & ENTRIES - 1 == ENTRIES - 1)
-        for shift in (9, 18):
+        for shift in (9, 18, 27):
+            keys = keys << 1 | (firsts & (1 << shift) - 1 == 0)
+        for shift in (0, 9, 18):
             keys = keys << 1 | (lasts >> shift & ENTRIES - 1 == ENTRIES - 1)
         sorts = entries & ~np.uint64(BASE_ADDR_MASK)
         for sort in np.unique(sorts[clears]).tolist():
@@ -191,7 +194,7 @@ class Shapes:
         for sort, number in self._classes.items():
             if number < CLASSES:
                 here = (clears & (sorts == np.uint64(sort))).astype(np.int64)
-                keys = keys + (np.add.reduceat(here, starts[:-1]) << 11 + 7 * number)
+                keys = keys + (np.add.reduceat(here, starts[:-1]) << SHAPE_BITS + 7 * number)
         strange = [sort for sort, number in self._classes.items() if number >= CLASSES]
         if strange:
             here = (clears & np.isin(sorts, np.array(strange, dtype=np.uint64))).astype(np.int64)
