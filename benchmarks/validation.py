@@ -66,7 +66,7 @@ def nx(costs: Costs, workers: int) -> str:
         (preset, kernel, begin)
         for preset in presets
         for kernel in (BEFORE, AFTER)
-        for begin in (BEGINS if kernel == BEFORE and "4k" not in preset else FEW_BEGINS)
+        for begin in (FEW_BEGINS if "4k" in preset else BEGINS)
     ]
     found = sweep([perf_test(*one, costs) for one in wanted], workers=workers)
     longest: dict[tuple[str, str], list[int]] = defaultdict(list)

@@ -159,7 +159,9 @@ class BulkOps:
         present = present_mask(fmt, row)
         mapped = int(present.sum())
         dirty = int((present & dirty_mask(fmt, row)).sum())
+        dear = thread.scan.dear(page.entries[0])
         cost = dirty * price.of_event(PfnMarkedDirty)
+        cost -= (ENTRIES - dear) * run.costs.saved_ahead
         if op.shared:
             changed = ENTRIES
             cost += ENTRIES * price.of(XchgSpte)
@@ -168,8 +170,9 @@ class BulkOps:
             cost += ENTRIES * price.of(ReadSpte) + mapped * price.of(WriteSpte)
         far: int | None = 0
         if run.numa is not None:
-            touched = ENTRIES if op.shared else ENTRIES + mapped
-            cost += touched * run.numa.far_spte(thread, page)
+            touched = np.ones(ENTRIES, dtype=np.int64) + (0 if op.shared else present)
+            cost += int(touched[:dear].sum()) * run.numa.far_spte(thread, page)
+            cost += int(touched[dear:].sum()) * run.numa.far_ahead(thread, page)
             far = run.numa.far_zaps(thread, op.base, dirty, cost)
             cost += far or 0
         frozen = np.uint64(fmt.removed)
@@ -181,6 +184,7 @@ class BulkOps:
         ):
             clock.complete(thread, False, 0)
             return True
+        thread.scan.through(page.entries[0], page.entries[ENTRIES - 1])
         if op.shared:
             row[:] = frozen
         else:
@@ -216,17 +220,22 @@ class BulkOps:
         entries = row[:-1]
         clears = present_mask(fmt, entries) & (entries & bits != 0)
         loses = clears & dirty_mask(fmt, entries) & ~dirty_mask(fmt, entries & ~bits)
-        far = 0
+        line = np.full(len(row), -run.costs.saved_ahead, dtype=np.int64)
+        dear = thread.scan.dear(page.entries[op.index])
+        line[:dear] = 0
         if run.numa is not None:
-            far = run.numa.far_spte(thread, page)
+            line += run.numa.far_ahead(thread, page)
+            line[:dear] += run.numa.far_spte(thread, page) - run.numa.far_ahead(thread, page)
             if loses.any():
                 # The line of the folio may have to be fetched.
                 clock.complete(thread, (0, op.old), 0)
                 return True
-        cost = price.of(NeedBreak) + clears * (price.of(CmpXchgSpte) + far)
+        cost = price.of(NeedBreak) + clears * (price.of(CmpXchgSpte) + line[:-1])
         cost += loses * price.of_event(PfnMarkedDirty)
-        over = np.cumsum(cost + price.of(ReadSpte) + far)
+        # Then the next entry is read.
+        over = np.cumsum(cost + price.of(ReadSpte) + line[1:])
         done = int(np.searchsorted(over, limit - thread.now, side="right"))
+        thread.scan.through(page.entries[op.index], page.entries[op.index + done])
         counts = clock.ledger.counts
         cleared, lost = int(clears[:done].sum()), int(loses[:done].sum())
         if cleared:

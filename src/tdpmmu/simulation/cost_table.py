@@ -15,7 +15,7 @@ EMULATED = 3.0
 
 def expected(costs: Costs) -> dict[str, int]:
     """What the shipped costs make of the same things."""
-    child = costs.spte_atomic + costs.zap_leaf
+    child = costs.spte_atomic - costs.saved_ahead + costs.zap_leaf
     fast = costs.fault + 4 * costs.spte_read + costs.spte_atomic
     return {
         "page fault": fast + costs.get_user_page + costs.read_lock,
@@ -47,7 +47,9 @@ def fitted(found: Sequence[Measure], costs: Costs) -> dict[str, int]:
         alloc = values.get("table_alloc", costs.table_alloc)
         values["split_entry"] = round((told["split of a huge page"] - alloc) / 512)
     if "SPTE of a table that goes" in told:
-        values["zap_leaf"] = round(told["SPTE of a table that goes"]) - costs.spte_atomic
+        values["zap_leaf"] = round(told["SPTE of a table that goes"]) - (
+            costs.spte_atomic - costs.saved_ahead
+        )
     if "RCU grace period" in told:
         values["grace_period"] = round(told["RCU grace period"])
     known = [field.name for field in fields(Costs)]

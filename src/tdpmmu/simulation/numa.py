@@ -14,6 +14,7 @@ from tdpmmu.arch.table import (
     ClearSpteBits,
     CmpXchgSpte,
     ReadSpte,
+    Spte,
     TablePage,
     WriteSpte,
     XchgSpte,
@@ -23,7 +24,8 @@ from tdpmmu.kernel.mm import GetUserPage
 from tdpmmu.machine.op import Emit, Op
 from tdpmmu.simulation.tables import ENTRIES
 from tdpmmu.simulation.vcpu import StepGuest
-from tdpmmu.worlds.simulate.nodes import LINE_SPTES, Nodes
+from tdpmmu.worlds.simulate.nodes import Nodes
+from tdpmmu.worlds.simulate.scan import LINE_SPTES
 from tdpmmu.worlds.simulate.thread import SimThread
 
 if TYPE_CHECKING:
@@ -86,6 +88,14 @@ class Numa:
         """What an entry of that table costs more: an eighth of a line from elsewhere."""
         return self.nodes.far(thread, self.table_node(page)) // LINE_SPTES
 
+    def far_ahead(self, thread: SimThread, page: TablePage) -> int:
+        """The same of an entry whose line was fetched ahead.
+
+        So many lines are on their way at a time, so one takes longer in proportion (Little's law).
+        """
+        costs = self._run.costs
+        return self.far_spte(thread, page) * costs.spte_ahead // costs.spte_read
+
     def far_page(self, thread: SimThread, gfn: int) -> int:
         """What the ``struct page`` of a page costs more."""
         return self.nodes.far(thread, self.memory_node(gfn))
@@ -111,7 +121,10 @@ class Numa:
     # --- operations -----------------------------------------------------------------------------
 
     def _spte(self, thread: SimThread, op: Op) -> bool:
-        thread.now += self.far_spte(thread, op.sptep.page)  # type: ignore[attr-defined]
+        assert isinstance(op, Spte)
+        page: TablePage = op.sptep.page
+        far = self.far_ahead if thread.scan.at(op.sptep) else self.far_spte
+        thread.now += far(thread, page)
         return True
 
     def _event(self, thread: SimThread, op: Op) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tdpmmu.arch.hardware import OUTSIDE
 from tdpmmu.arch.requests import FlushOwnTlb, SendIpi, SetMode, WaitIpi
-from tdpmmu.arch.table import ReadSpte
+from tdpmmu.arch.table import ClearSpteBits, CmpXchgSpte, ReadSpte, Spte, XchgSpte
 from tdpmmu.events.records import Event
 from tdpmmu.kernel.locks import NeedBreak, Sleep
 from tdpmmu.machine.op import Choose, Emit, Op, Read
@@ -93,8 +93,10 @@ class Clock:
         self.cpus = Cpus(self, costs, ledger, host_cpus, preemption)
         self.locks = Locks(self, costs, ledger)
         GracePeriods(self, costs, ledger)
-        for kind in (Read, ReadSpte):
-            self.handlers[kind] = self._reader(self.price.of(kind))
+        self.handlers[Read] = self._reader(self.price.of(Read))
+        self.handlers[ReadSpte] = self._spte_reader(self.price.of(ReadSpte))
+        for kind in (XchgSpte, CmpXchgSpte, ClearSpteBits):
+            self.handlers[kind] = self._spte_atomic
         self.handlers[Emit] = self._emit
         self.handlers[NeedBreak] = self._needbreak
         self.handlers[Sleep] = self._sleep
@@ -277,12 +279,32 @@ class Clock:
         memory = self._memory
 
         def read(thread: SimThread, op: Op) -> bool:
-            cell: Cell = op.cell if isinstance(op, Read) else op.sptep  # type: ignore[attr-defined]
+            cell: Cell = op.cell  # type: ignore[attr-defined]
             thread.now += price
             thread.send(memory[cell.chunk][cell.offset])
             return True
 
         return read
+
+    def _spte_reader(self, price: int) -> Handler:
+        """The same of entries, which may have been fetched ahead."""
+        memory, ahead = self._memory, price - self.costs.saved_ahead
+
+        def read(thread: SimThread, op: Op) -> bool:
+            cell: Cell = op.sptep  # type: ignore[attr-defined]
+            thread.now += ahead if thread.scan.at(cell) else price
+            thread.send(memory[cell.chunk][cell.offset])
+            return True
+
+        return read
+
+    def _spte_atomic(self, thread: SimThread, op: Op) -> bool:
+        assert isinstance(op, Spte)
+        price = self.price(op)
+        if thread.scan.at(op.sptep):
+            price -= self.costs.saved_ahead
+        self.complete(thread, op.apply(thread.step, 0), price)
+        return True
 
     def _emit(self, thread: SimThread, op: Op) -> bool:
         event: Event = op.event  # type: ignore[attr-defined]

@@ -14,9 +14,6 @@ from tdpmmu.worlds.simulate.thread import SimThread
 FULLY_LINKED = 4
 FARTHEST = 2
 
-LINE_SPTES = 8
-"""Entries of a page table in one cache line."""
-
 
 class Nodes:
     """The host's nodes, and where lines are that more than one CPU writes to."""

@@ -9,6 +9,7 @@ from tdpmmu.events.records import Event
 from tdpmmu.machine.op import Op
 from tdpmmu.machine.state import Cell
 from tdpmmu.worlds.live import LiveStep, Memory
+from tdpmmu.worlds.simulate.scan import Scan
 
 Hear = Callable[["SimThread", Event], None]
 """Called with every event, and who caused it."""
@@ -45,7 +46,7 @@ class SimThread:
     ``cpu`` is the one that it runs on, -1 without; ``last_cpu`` the one where it ran or waits;
     ``vruntime`` what it has had of it.  ``spinning``: it keeps it, but has no entry in the heap.
     ``entering``: interrupts are off on the way into the guest.  ``stolen``: how long the interrupt
-    takes that makes the guest leave.
+    takes that makes the guest leave.  ``scan``: where in a page table it is.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class SimThread:
         "op",
         "queued",
         "result",
+        "scan",
         "spinning",
         "step",
         "stolen",
@@ -83,6 +85,7 @@ class SimThread:
         self.body: Coroutine[Op, Any, Any] | None = None
         self.result: Any = None
         self.step = SimStep(memory, self, hear)
+        self.scan = Scan()
         self.holds: list[tuple[str, str, int, int]] | None = None
         self.taken: dict[str, int] = {}
         self.locked = 0
