@@ -184,7 +184,6 @@ class BulkOps:
         ):
             clock.complete(thread, False, 0)
             return True
-        thread.scan.through(page.entries[0], page.entries[ENTRIES - 1])
         if op.shared:
             row[:] = frozen
         else:
