@@ -1,9 +1,10 @@
 """The dirty log's words, many in one operation: bits are cleared, and what they stood for is armed.
 
-What a word costs depends only on how far apart its bits are, on where it ends in its table, and on
-what the leaves look like that it is about.  The first word of such a *shape* is rehearsed: the
-kernel's own code for it is run operation by operation, and what it has changed is put back.  Words
-are done at once as long as nobody else has a turn, and guests only touch what hits afterwards, too.
+What a word costs depends only on how far apart its bits are, on where it begins in a cache line, on
+where it ends in its table, and on what the leaves look like that it is about.  The first word of
+such a *shape* is rehearsed: the kernel's own code for it is run operation by operation, and what it
+has changed is put back.  Words are done at once as long as nobody else has a turn, and guests only
+touch what hits afterwards, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tdpmmu.simulation.dirty import DirtyWords
 from tdpmmu.simulation.masks import present_mask
 from tdpmmu.simulation.tables import ENTRIES, EntryCell
 from tdpmmu.worlds.live import LiveStep, Memory
+from tdpmmu.worlds.simulate.scan import LINE_SPTES, Scan
 
 if TYPE_CHECKING:
     from tdpmmu.simulation.machine import Simulation
@@ -44,8 +46,8 @@ LEAST, MOST = 16, 1 << 16
 CLASSES = 6
 """How many sorts of leaves words may have, that some bits are cleared from."""
 
-SHAPE_BITS = 6 + 3 + 3
-"""How far apart a word's bits are; whether tables begin, and end, where the word does."""
+SHAPE_BITS = 6 + 3 + 3 + 3
+"""How far apart a word's bits are; whether tables begin and end where it does; where in a line."""
 
 HARMLESS = (Read, ReadHeader, ReadSpte, Emit, AssertHeld, HeldForWrite, Add, IncNotZero, Spte)
 """What the code for a word does; whatever else it does is for the clock."""
@@ -188,6 +190,7 @@ class Shapes:
             keys = keys << 1 | (firsts & (1 << shift) - 1 == 0)
         for shift in (0, 9, 18):
             keys = keys << 1 | (lasts >> shift & ENTRIES - 1 == ENTRIES - 1)
+        keys = keys * LINE_SPTES + firsts % LINE_SPTES
         sorts = entries & ~np.uint64(BASE_ADDR_MASK)
         for sort in np.unique(sorts[clears]).tolist():
             self._classes.setdefault(sort, len(self._classes))
@@ -238,6 +241,7 @@ class Shapes:
         body = run.mmu.arm_gfns(self._slot, word, 0)
         result: Any = None
         complete = False
+        scan = Scan()
         while True:
             try:
                 op = body.send(result)
@@ -251,7 +255,7 @@ class Shapes:
                 result = None
             elif isinstance(op, HARMLESS):
                 result = op.apply(step, 0)
-                ns += clock.price(op)
+                ns += clock.spte_price(op, scan) if isinstance(op, Spte) else clock.price(op)
             else:
                 body.close()
                 break

@@ -13,7 +13,14 @@ from typing import Any
 
 from tdpmmu.arch.hardware import OUTSIDE
 from tdpmmu.arch.requests import FlushOwnTlb, SendIpi, SetMode, WaitIpi
-from tdpmmu.arch.table import ClearSpteBits, CmpXchgSpte, ReadSpte, Spte, XchgSpte
+from tdpmmu.arch.table import (
+    ClearSpteBits,
+    CmpXchgSpte,
+    ReadSpte,
+    Spte,
+    WriteSpte,
+    XchgSpte,
+)
 from tdpmmu.events.records import Event
 from tdpmmu.kernel.locks import NeedBreak, Sleep
 from tdpmmu.machine.op import Choose, Emit, Op, Read
@@ -37,6 +44,7 @@ from tdpmmu.worlds.simulate.ops import (
     StopRun,
 )
 from tdpmmu.worlds.simulate.pricing import PriceList
+from tdpmmu.worlds.simulate.scan import Scan
 from tdpmmu.worlds.simulate.thread import Hear, SimThread
 
 Handler = Callable[[SimThread, Op], bool]
@@ -254,6 +262,11 @@ class Clock:
             thread.now = when
             self.push(thread)
 
+    def spte_price(self, op: Spte, scan: Scan) -> int:
+        """Of an access to an entry, for who has come to it like this; writes come after reads."""
+        ahead = scan.at(op.sptep) and op.__class__ is not WriteSpte
+        return self.price(op) - (self.costs.saved_ahead if ahead else 0)
+
     def complete(self, thread: SimThread, result: Any, price: int) -> None:
         """The thread's operation is done."""
         thread.now += price
@@ -300,9 +313,7 @@ class Clock:
 
     def _spte_atomic(self, thread: SimThread, op: Op) -> bool:
         assert isinstance(op, Spte)
-        price = self.price(op)
-        if thread.scan.at(op.sptep):
-            price -= self.costs.saved_ahead
+        price = self.spte_price(op, thread.scan)
         self.complete(thread, op.apply(thread.step, 0), price)
         return True
 
