@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tdpmmu.machine.thread import Machine
@@ -85,19 +86,21 @@ def main() -> int:
     comparison = Comparison(arguments.states, arguments.loop)
     if arguments.random:
         sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-        from toys import CHOICES, LOCKING, PLAIN, random_program
+        from toys import CHOICES, LOCKING, PLAIN, random_program, random_rounds
 
         for seed in range(arguments.first, arguments.first + arguments.random):
-            program = random_program(seed, (PLAIN, CHOICES, LOCKING)[seed % 3])
-            comparison.compare(f"seed {seed}", program.build, show=False)
+            kind = seed % 4
+            if kind == 3:
+                comparison.compare(f"seed {seed}", partial(random_rounds, seed), show=False)
+            else:
+                program = random_program(seed, (PLAIN, CHOICES, LOCKING)[kind])
+                comparison.compare(f"seed {seed}", program.build, show=False)
     else:
         for one in entries():
             for side in (BUG, FIXED) if not arguments.names or one.id in arguments.names else ():
-                asked = question(one.id, side)
+                build = question(one.id, side).build
                 comparison.compare(
-                    f"{one.id} {side}",
-                    lambda asked=asked: asked.build().machine,  # type: ignore[misc]
-                    show=True,
+                    f"{one.id} {side}", lambda build=build: build().machine, show=True
                 )
     print(comparison.summary())
     return 1 if comparison.different else 0

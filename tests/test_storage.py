@@ -9,13 +9,16 @@ import sys
 from typing import Any
 
 import pytest
-from toys import LOCKING, incr, random_program
+from test_each_reduction import flipping
+from toys import LOCKING, incr, random_program, random_rounds
 
 from tdpmmu.scenarios.question import BUDGET, VIOLATED, Verdict, ask
 from tdpmmu.scenarios.token import decode, reproduce
 from tdpmmu.scenarios.zoo import entries
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
 from tdpmmu.worlds.explore.engine import COMPILED, Budget, Explorer, explore
+from tdpmmu.worlds.explore.progress import check_progress
+from tdpmmu.worlds.explore.reductions import ALL
 from tdpmmu.worlds.explore.storage import (
     BITSTATE,
     COMPACT,
@@ -140,11 +143,58 @@ def test_it_never_holds() -> None:
         assert found.status == BUDGET
         assert not found.exploration.exhausted
         assert found.exploration.states == exact.states
-        assert found.exploration.liveness.startswith("not checked")
+        assert found.exploration.liveness == "checked for the states visited"
         assert 0.999 < left.coverage <= 1
         assert f"{exact.states:,} states visited" in found.sentence()
         assert "states met estimated 99.99" in found.sentence().replace("more than ", "")
         assert "100 %" not in found.sentence()
+
+
+def test_cycles_without_progress_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same token as without such a set, or none; and with the same way round."""
+    for name, cyclic in (("z16", True), ("z49", True), ("z34", False), ("z12", False)):
+        for side in (BUG, FIXED):
+            exact = ask(question(name, side), loop=COMPILED)
+            assert ("no-progress" in exact.tokens) == (cyclic and side == BUG)
+            for kind in KINDS:
+                found = ask(question(name, side), storage=Storage(kind, 1 << 24))
+                assert found.exploration.liveness == "checked for the states visited"
+                assert found.tokens == exact.tokens
+    cycles = 0
+    for seed in range(40):
+        monkeypatch.setattr(loop, "SLICE", seed % 4 + 1)
+        exact, found = (
+            explore(random_rounds(seed), loop=COMPILED, storage=storage)
+            for storage in (None, Storage(KINDS[seed % 2], 1 << 20))
+        )
+        for one in (exact, found):
+            check_progress(one)
+        assert [(one.prop, one.turns) for one in found.result.violations] == [
+            (one.prop, one.turns) for one in exact.result.violations
+        ]
+        cycles += any(one.prop == "no-progress" for one in found.result.violations)
+    assert 10 <= cycles <= 35
+
+
+def test_no_cycles_are_looked_for_in_what_was_cut_short() -> None:
+    found = ask(question("z16", BUG), budget=Budget(states=10), storage=Storage(COMPACT, 1 << 20))
+    assert found.exploration.liveness == "not checked: search not exhausted"
+    assert not found.tokens
+
+
+def test_memory_that_cycles_do_not_fit_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = explore(question("z16", BUG).build().machine, storage=Storage(COMPACT, 1 << 20))
+    assert found.compiled is not None
+    monkeypatch.setattr(type(found.compiled), "memory_left", lambda self: -1)
+    assert check_progress(found) == "not checked: the budget of memory is used up"
+    assert not found.result.violations
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_urgent_turns_that_put_others_off_for_ever(kind: str) -> None:
+    found = explore(flipping(), reduce=ALL, storage=Storage(kind, 1 << 20))
+    assert [one.prop for one in found.result.violations] == ["never-then"]
+    assert found.result.mistrusted == ("what nobody can see comes to an end",)
 
 
 def test_tables_that_are_too_small() -> None:

@@ -101,6 +101,11 @@ class Exploration:
     left: Left | None = None
     """What a set that leaves states out may have left out."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether all was searched, but for what such a set left out."""
+        return self.exhausted or (self.left is not None and self.left.ended)
+
 
 @contextmanager
 def no_collection() -> Iterator[None]:

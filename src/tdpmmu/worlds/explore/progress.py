@@ -30,6 +30,10 @@ NAME = "no-progress"
 
 NOT_EXHAUSTED = "not checked: search not exhausted"
 
+VISITED = "checked for the states visited"
+
+NO_MEMORY = "not checked: the budget of memory is used up"
+
 Edge = tuple[int, int, int]
 """A turn between two global states, by number: ``(thread, from, to)``."""
 
@@ -40,19 +44,23 @@ def check_progress(explorer: Explorer) -> str:
     The result, also put into ``explorer.result.liveness``, is ``"checked"`` or why not.
     """
     result = explorer.result
-    if not result.exhausted:
+    if not result.ended:
         result.liveness = NOT_EXHAUSTED
         return result.liveness
-    if explorer.compiled is not None:
-        edges = explorer.compiled.edges_on_cycles()
-    else:
-        edges = edges_on_cycles(explorer)
-    for part in _parts(len(explorer.order), edges):
+    try:
+        if explorer.compiled is not None:
+            edges = explorer.compiled.edges_on_cycles()
+        else:
+            edges = edges_on_cycles(explorer)
+    except MemoryError:
+        result.liveness = NO_MEMORY
+        return result.liveness
+    for part in _parts(edges):
         fair = part.fair(explorer)
         if fair is not None:
             explorer.report(fair.counterexample(explorer))
             break
-    result.liveness = "checked"
+    result.liveness = "checked" if result.exhausted else VISITED
     return result.liveness
 
 
@@ -225,18 +233,13 @@ def _entry(explorer: Explorer, thread: int, key: int) -> object:
 # --- a part of the graph in which everything can be reached again and again -----------------------
 
 
-def _parts(states: int, edges: list[Edge], free: frozenset[str] = frozenset()) -> Iterable[Part]:
+def _parts(edges: list[Edge], free: frozenset[str] = frozenset()) -> Iterable[Part]:
     """The parts that have a cycle, the one that is reached soonest first."""
-    if not edges:
-        return ()
-    small = array("q", [-1]) * states
-    count = 0
+    small: dict[int, int] = {}
     for _, tail, head in edges:
-        for node in (tail, head):
-            if small[node] < 0:
-                small[node] = count
-                count += 1
-    of = components(count, [small[e[1]] for e in edges], [small[e[2]] for e in edges])
+        small.setdefault(tail, len(small))
+        small.setdefault(head, len(small))
+    of = components(len(small), [small[e[1]] for e in edges], [small[e[2]] for e in edges])
     parts: dict[int, Part] = {}
     for edge in edges:
         component = of[small[edge[1]]]
@@ -285,7 +288,7 @@ class Part:
         if len(left) == len(edges):
             self.free = free
             return self
-        inside = (part.fair(explorer) for part in _parts(len(explorer.order), left, free))
+        inside = (part.fair(explorer) for part in _parts(left, free))
         return next((part for part in inside if part is not None), None)
 
     def counterexample(self, explorer: Explorer) -> Counterexample:

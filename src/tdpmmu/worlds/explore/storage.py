@@ -40,12 +40,16 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What such a set left out.  ``taken``: states expected to have been taken for others."""
+    """What such a set left out.  ``taken``: states expected to have been taken for others.
+
+    ``ended``: the search came to its end, so nothing else was left out.
+    """
 
     kind: str
     size: int
     states: int
     taken: float
+    ended: bool
 
     @property
     def coverage(self) -> float:

@@ -16,7 +16,7 @@ from tdpmmu.worlds.explore.reductions import URGENT
 def check_urgency(explorer: Explorer) -> None:
     """Mistrust if urgent turns may put others off for ever."""
     urgency = explorer.machine.layout.urgency
-    if not explorer.result.exhausted or URGENT not in explorer.turns.reduce:
+    if not explorer.result.ended or URGENT not in explorer.turns.reduce:
         return
     if urgency.trusted and _may_go_round(explorer):
         urgency.trusted = False

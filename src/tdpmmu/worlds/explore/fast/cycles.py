@@ -11,7 +11,7 @@ import numpy as np
 from tdpmmu.worlds.explore.fast.compiling import allocating, compiled
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
-    COUNT,
+    CURRENT,
     FREE,
     NUMBER_BITS,
     POSITION_MASK,
@@ -20,6 +20,7 @@ from tdpmmu.worlds.explore.fast.control import (
     WIDTH,
 )
 from tdpmmu.worlds.explore.fast.facts import find_entry
+from tdpmmu.worlds.explore.fast.lossy import term
 from tdpmmu.worlds.explore.fast.states import (
     clear_field,
     field_of,
@@ -140,9 +141,13 @@ def mark(keys, offsets, pool, kept, marks):
 
 
 @allocating
-def marked_edges(ctl, packed, keys, offsets, pool, alone, marks):
-    """``(thread, from, to)`` of marked turns that the search followed, in the states' order."""
-    found = np.empty((1024, 3), np.int64)
+def marked_edges(ctl, packed, keys, offsets, pool, alone, marks, first, hashed):
+    """``(thread, from, to)`` of marked turns that the search followed, in the states' order.
+
+    From the state ``first`` on, to those that were searched.  ``hashed``: ``to`` is the state's
+    hash, as where states have no numbers, and the hash of the state before comes behind it.
+    """
+    found = np.empty((1024, 4), np.int64)
     edges = 0
     threads = ctl[THREADS]
     width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
@@ -150,7 +155,7 @@ def marked_edges(ctl, packed, keys, offsets, pool, alone, marks):
     successor = np.empty(len(packed.shape), np.uint64)
     at_of = np.empty(threads, np.int64)
     follow = np.empty(threads, np.bool_)
-    for number in range(ctl[COUNT]):
+    for number in range(first, ctl[CURRENT]):
         load_state(packed, width, number, words, 0)
         shared = field_of(packed, words, 0, threads)
         some = False
@@ -195,16 +200,30 @@ def marked_edges(ctl, packed, keys, offsets, pool, alone, marks):
                 if not marks[turn]:
                     continue
                 word = pool[turn]
-                successor[:] = words
-                clear_field(packed, successor, 0, thread)
-                clear_field(packed, successor, 0, threads)
-                put_field(packed, successor, 0, thread, word & POSITION_MASK)
-                put_field(packed, successor, 0, threads, word >> 32)
-                target = find_state(packed, width, bits, successor, 0)
-                if target < 0:
-                    continue
                 if edges == found.shape[0]:
                     found = np.concatenate((found, np.empty_like(found)))
-                found[edges, 0], found[edges, 1], found[edges, 2] = thread, number, target
+                if hashed:
+                    here = np.uint64(0)
+                    there = np.uint64(0)
+                    for field in range(threads + 1):
+                        value = field_of(packed, words, 0, field)
+                        here += term(field, value)
+                        if field == thread:
+                            value = word & POSITION_MASK
+                        elif field == threads:
+                            value = word >> 32
+                        there += term(field, value)
+                    found[edges, 2], found[edges, 3] = np.int64(there), np.int64(here)
+                else:
+                    successor[:] = words
+                    clear_field(packed, successor, 0, thread)
+                    clear_field(packed, successor, 0, threads)
+                    put_field(packed, successor, 0, thread, word & POSITION_MASK)
+                    put_field(packed, successor, 0, threads, word >> 32)
+                    target = find_state(packed, width, bits, successor, 0)
+                    if target < 0:
+                        continue
+                    found[edges, 2] = target
+                found[edges, 0], found[edges, 1] = thread, number
                 edges += 1
     return found[:edges]

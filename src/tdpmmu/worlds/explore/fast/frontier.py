@@ -91,11 +91,11 @@ class Frontier(Store):
         """States cannot be found."""
         raise LookupError("no state is found in a set of hashes")
 
-    def left(self) -> Left:
+    def left(self, ended: bool) -> Left:
         """What the set is expected to have left out."""
         unit = 0xFFFFFFFF if self.storage.kind == COMPACT else lossy.ODDS
         taken = (int(self.ctl[c.TAKEN]) + 1) / unit
-        return Left(self.storage.kind, self.slots.nbytes, len(self), taken)
+        return Left(self.storage.kind, self.slots.nbytes, len(self), taken, ended)
 
     def bytes_used(self) -> dict[str, int]:
         """What the arrays take, by what they are for; the table as if all of it were touched."""

@@ -307,25 +307,39 @@ class CompiledLoop:
 
     def edges_on_cycles(self) -> list[tuple[int, int, int]]:
         """Turns that may be on a cycle without progress; none if all lead on."""
-        s, known, ctl = self.store, self.known, self.store.ctl
-        threads = self.explorer.machine.threads
+        marks = self._marks()
+        if marks is None:
+            return []
+        found = self._marked_edges(marks, 0, hashed=False)
+        if not (found[:, 2] <= found[:, 1]).any():
+            return []
+        return [(thread, tail, head) for thread, tail, head, _ in found.tolist()]
+
+    def _marks(self) -> Words | None:
+        """Where in the pool the turns are that may be on such a cycle; None if none may."""
+        known = self.known
         edges = self._on_local_cycles(urgent=False)
         if not edges.shape[1]:
-            return []
+            return None
         marks = np.zeros(len(known.pool), np.uint8)
         cy.mark(known.keys, known.offsets, known.pool, edges[0], marks)
-        found = cy.marked_edges(
-            ctl,
-            s.packed(),
+        return marks
+
+    def _marked_edges(self, marks: Words, first: int, *, hashed: bool) -> Words:
+        """Those turns of the states that were searched, from state ``first`` on."""
+        known = self.known
+        found: Words = cy.marked_edges(
+            self.store.ctl,
+            self.store.packed(),
             known.keys,
             known.offsets,
             known.pool,
-            np.array([one.alone for one in threads]),
+            np.array([one.alone for one in self.explorer.machine.threads]),
             marks,
+            first,
+            hashed,
         )
-        if not (found[:, 2] <= found[:, 1]).any():
-            return []
-        return [(thread, tail, head) for thread, tail, head in found.tolist()]
+        return found
 
 
 def go_on(

@@ -3,18 +3,22 @@
 States are given back once they have been searched, but not where they were found from, which takes
 two bits for each.  So how a state was come to is known as numbers; what these states are is found
 out by searching again, which leads to the same states in the same order, and to where the search
-was left.
+was left.  Cycles without progress are looked for in the same way, if there may be any: by 64 bits
+of the states' hashes, in a second search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast import loop
+from tdpmmu.worlds.explore.fast import cycles, loop
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.frontier import Frontier
 from tdpmmu.worlds.explore.fast.store import Store
+from tdpmmu.worlds.explore.fast.views import Kept
 
 
 class LossyLoop(loop.CompiledLoop):
@@ -32,7 +36,7 @@ class LossyLoop(loop.CompiledLoop):
         try:
             super().run(began)
         finally:
-            result.left = self.store.left()
+            result.left = self.store.left(result.exhausted)
             said = result.left.sentence()
             if result.exhausted:
                 result.exhausted, result.stopped = False, said
@@ -51,33 +55,81 @@ class LossyLoop(loop.CompiledLoop):
 
     def states_of(self, numbers: Sequence[int]) -> list[int]:
         """Packed states, by ascending numbers."""
-        order, ctl = self.explorer.order, self.store.ctl
+        order = self.explorer.order
         if numbers[0] >= self.store.given_back:
             return super().states_of(numbers)
-        left = ctl.copy()
         found = []
-        try:
-            self.store.begin_again()
-            ctl[c.STATES] = c.NO_LIMIT
+
+        def search() -> None:
             for number in numbers:
                 self._search_to(number)
                 found.append(order[number])
+
+        self._again(search)
+        return found
+
+    def _again(self, search: Callable[[], None]) -> None:
+        """Search again from the first state on, and then up to where the search was left."""
+        ctl = self.store.ctl
+        left = ctl.copy()
+        try:
+            self.store.begin_again()
+            ctl[c.STATES] = c.NO_LIMIT
+            search()
             self._search_to(int(left[c.CURRENT]))
             same = [c.COUNT, c.CURRENT, c.TRANSITIONS, c.TAKEN]
             if (ctl[same] != left[same]).any():
                 raise RuntimeError("the search did not find the same states again")
         finally:
             ctl[:] = left
-        return found
 
-    def _search_to(self, number: int) -> None:
-        """Search again, up to a state that was reached before."""
+    def _search_to(self, number: int, look: Callable[[int], None] = lambda first: None) -> None:
+        """Search again, up to a state that was reached before.
+
+        ``look`` at the states from ``first`` on, before they are given back.
+        """
         ctl = self.store.ctl
         while ctl[c.CURRENT] < number:
             ctl[c.LIMIT] = min(number, ctl[c.CURRENT] + loop.SLICE)
             code = self._advance()
             if code == c.HALTED:
                 ctl[c.CURRENT] += 1
-            elif code != c.PAUSED:
+            elif code != c.PAUSED and not (code == c.DONE and ctl[c.CURRENT] == number):
                 raise RuntimeError(f"the search did not find the same states again: {code}")
+            look(self.store.given_back)
             self.store.give_back()
+
+    def edges_on_cycles(self) -> list[tuple[int, int, int]]:
+        """Turns on cycles without progress, of which the explorer then has the states."""
+        marks = self._marks()
+        if marks is None:
+            return []
+        parts: list[Words] = []
+
+        def look(first: int) -> None:
+            parts.append(self._marked_edges(marks, first, hashed=True).copy())
+            if self.memory_left() < 0:
+                raise MemoryError
+
+        end = int(self.store.ctl[c.CURRENT])
+        self._again(lambda: self._search_to(end, look))
+        found = _on_cycles(np.concatenate(parts))
+        numbers = sorted({number for _, *both in found for number in both})
+        if numbers:
+            states = dict(zip(numbers, self.states_of(numbers), strict=True))
+            self.explorer.order = Kept(self.explorer.order, states)
+        return found
+
+
+def _on_cycles(edges: Words) -> list[tuple[int, int, int]]:
+    """``(thread, from, to)`` of the edges on cycles; all that lead from a state are known."""
+    thread, number, after, before = edges.T
+    _, places = np.unique(np.concatenate((before, after)), return_inverse=True)
+    tails, heads = places[: len(edges)], places[len(edges) :]
+    count = int(places.max(initial=-1)) + 1
+    of = cycles.components(count, tails, heads)
+    number_of = np.zeros(count, np.int64)
+    number_of[tails] = number
+    on = of[tails] == of[heads]
+    columns = thread[on], number[on], number_of[heads[on]]
+    return list(zip(*(column.tolist() for column in columns), strict=True))

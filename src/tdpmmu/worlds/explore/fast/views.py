@@ -57,6 +57,26 @@ class Order(Sequence[int]):
         return self._packing.pack(*self._packing.store.state(number % count))
 
 
+class Kept(Sequence[int]):
+    """An order of which some states are at hand."""
+
+    def __init__(self, order: Sequence[int], states: Mapping[int, int]) -> None:
+        self._order = order
+        self._states = states
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, number: int) -> int: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[int]: ...
+    def __getitem__(self, number: int | slice) -> int | Sequence[int]:
+        if isinstance(number, int) and number in self._states:
+            return self._states[number]
+        return self._order[number]
+
+
 class Numbers(Mapping[int, int]):
     """The number of each state."""
 
