@@ -119,6 +119,16 @@ def test_a_dead_worker_is_an_error_of_one_line(engine: str) -> None:
     assert "\n" not in str(found.value)
 
 
+def test_nobody_waits_for_workers_after_ctrl_c() -> None:
+    def interrupt(index: int, result: object) -> None:
+        raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), open_executor("processes", 2) as executor:
+        executor.map_unordered(time.sleep, [0, 300, 300], interrupt)
+    assert time.monotonic() - begun < 60
+
+
 def test_workers_end_with_a_parent_that_is_killed() -> None:
     script = (
         "import sys; sys.path.insert(0, 'tests'); import test_distribute as t\n"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tdpmmu.simulation.sweep import Run
 
 MARGIN_NS = 10**9
+DAY = 24 * 3600
 
 
 def migration(
@@ -78,7 +79,7 @@ def migration(
     from tdpmmu.simulation.export import to_json
     from tdpmmu.simulation.guest import Migrate
     from tdpmmu.simulation.show_migration import NOTES, passes, table
-    from tdpmmu.simulation.units import parse_bytes, parse_ns
+    from tdpmmu.simulation.units import LARGEST, parse_bytes, parse_ns
     from tdpmmu.simulation.workloads.host import MigrationWork
 
     found = described(guest, memory, vcpus, backing, None, preemption, host_cpus, noise)
@@ -88,6 +89,8 @@ def migration(
         option = "--bandwidth"
         try:
             speed = parse_bytes(text)
+            if found.guest.memory_bytes > speed * DAY:
+                raise ValueError(f"{text} a second send all memory in more than a day")
             option = "--downtime"
             still = parse_ns(downtime)
             option = "--stop-below"
@@ -99,7 +102,8 @@ def migration(
         except ValueError as error:
             raise UsageError(f"{option}: {error}") from None
         longest = found.guest.memory_bytes * 10**9 // speed
-        experiment = replace(experiment, until_ns=(max_passes + 1) * (longest + MARGIN_NS))
+        until_ns = min((max_passes + 1) * (longest + MARGIN_NS), LARGEST)
+        experiment = replace(experiment, until_ns=until_ns)
         runs += logged_runs(experiment, costs, kernel, modes, eager_split, pml, seed)
     results = run_all(runs, engine, workers)
     if as_json:

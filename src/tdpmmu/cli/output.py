@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -38,6 +39,24 @@ def whole_file(path: str) -> Iterator[IO[bytes]]:
             with suppress(OSError):
                 os.unlink(name)
             raise
+
+
+def refuse_unwritable(path: str) -> None:
+    """UsageError if ``whole_file`` could not write there, before there is anything to write."""
+    target = Path(path).resolve()
+    if path == "-" or (target.exists() and not target.is_file() and not target.is_dir()):
+        return
+    with _naming(path):
+        if target.is_dir():
+            raise _os_error(errno.EISDIR)
+        if not target.parent.is_dir():
+            raise _os_error(errno.ENOENT)
+        if not os.access(target.parent, os.W_OK):
+            raise _os_error(errno.EACCES)
+
+
+def _os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def _mode(target: Path) -> int:

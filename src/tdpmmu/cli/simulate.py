@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -37,9 +37,6 @@ from tdpmmu.cli.simulate_runs import (
     run_and_show,
     runs_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 simulate_app = typer.Typer(
     help="What a knob costs a guest, in virtual time.",
@@ -142,11 +139,13 @@ def dirty_log(
 
     Exit codes: 0 done, 2 bad usage.
     """
-    from tdpmmu.simulation.units import parse_ns
+    from tdpmmu.simulation.units import LARGEST, parse_duration
     from tdpmmu.simulation.workloads.host import HostWork
 
     try:
-        every_ns = parse_ns(every)
+        every_ns = parse_duration(every)
+        if (rounds + 3) * every_ns > LARGEST:
+            raise ValueError(f"{rounds} rounds of {every} are more than 36 years")
     except ValueError as error:
         raise UsageError(f"--every: {error}") from None
     modes = modes_of(mode)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tdpmmu.cli.errors import UsageError
+from tdpmmu.cli.output import refuse_unwritable
 
 if TYPE_CHECKING:
     from tdpmmu.simulation.files import Experiment
@@ -71,7 +72,7 @@ def described(
             raise UsageError(f"simulate needs {module}: pip install 'tdpmmu[simulate]'")
     from tdpmmu.simulation.files import read_experiment
     from tdpmmu.simulation.toml_file import FileError
-    from tdpmmu.simulation.units import parse_bytes, parse_ns
+    from tdpmmu.simulation.units import parse_bytes, parse_duration
 
     try:
         found = read_experiment(guest)
@@ -81,7 +82,7 @@ def described(
         option = "--memory"
         size = parse_bytes(memory) if memory is not None else found.guest.memory_bytes
         option = "--until"
-        until_ns = parse_ns(until) if until is not None else found.until_ns
+        until_ns = parse_duration(until) if until is not None else found.until_ns
         option = "the guest"
         changed = replace(
             found.guest,
@@ -131,9 +132,12 @@ def runs_of(
         table = load_costs(costs)
     except (UnknownName, CostsError) as error:
         raise UsageError(str(error)) from None
-    return combinations(
-        experiment, table, kernels=names, ratios=ratios, periods_ms=periods, seeds=seeds
-    )
+    try:
+        return combinations(
+            experiment, table, kernels=names, ratios=ratios, periods_ms=periods, seeds=seeds
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def modes_of(text: str) -> list[str]:
@@ -196,7 +200,17 @@ def run_and_show(
     """Run all, show all; what cannot be written is refused before anything is run."""
     for path in plots:
         _form(path)
+        _needs("--plot", "matplotlib", "plots")
+    if parquet is not None:
+        _needs("--parquet", "pyarrow", "parquet")
+    for path in (*plots, *([] if parquet is None else [parquet])):
+        refuse_unwritable(path)
     _show(run_all(runs, engine, workers), as_json, plots, parquet)
+
+
+def _needs(option: str, module: str, extra: str) -> None:
+    if find_spec(module) is None:
+        raise UsageError(f"{option} needs {module}: pip install 'tdpmmu[{extra}]'")
 
 
 def _show(results: list[Result], as_json: bool, plots: Sequence[str], parquet: str | None) -> None:
@@ -220,11 +234,8 @@ def _show(results: list[Result], as_json: bool, plots: Sequence[str], parquet: s
     for path in plots:
         _draw(results, path)
     if parquet is not None:
-        try:
-            with whole_file(parquet) as file:
-                write_parquet(results, file)
-        except ImportError:
-            raise UsageError("--parquet needs pyarrow: pip install 'tdpmmu[parquet]'") from None
+        with whole_file(parquet) as file:
+            write_parquet(results, file)
 
 
 def _form(path: str) -> str:
@@ -239,8 +250,5 @@ def _draw(results: list[Result], path: str) -> None:
     from tdpmmu.cli.output import whole_file
     from tdpmmu.simulation.plots import plot
 
-    try:
-        with whole_file(path) as file:
-            plot(results, file, _form(path))
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'tdpmmu[plots]'") from None
+    with whole_file(path) as file:
+        plot(results, file, _form(path))

@@ -10,6 +10,12 @@ ENGINES = (LOCAL, PROCESSES, DASK)
 EXPECTED = "local, processes, dask, or the address of a Dask scheduler, as tcp://host:8786"
 
 
+def require_engine(engine: str) -> None:
+    """DistributeError if there is no engine of that name."""
+    if engine not in ENGINES and "://" not in engine:
+        raise DistributeError(f"{engine!r} is no engine: expected {EXPECTED}")
+
+
 def open_executor(engine: str = PROCESSES, workers: int = 0) -> Executor:
     """An engine; close it, or use it in ``with``.
 
@@ -27,8 +33,7 @@ def open_executor(engine: str = PROCESSES, workers: int = 0) -> Executor:
         from tdpmmu.distribute.cluster import running
 
         return running(engine)
-    if engine not in ENGINES:
-        raise DistributeError(f"{engine!r} is no engine: expected {EXPECTED}")
+    require_engine(engine)
     from tdpmmu.distribute.processes import cores
 
     workers = workers or cores()

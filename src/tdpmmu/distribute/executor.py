@@ -59,12 +59,22 @@ class Executor(Protocol):
 
 
 class PoolExecutor:
-    """An engine made of one of Python's executors.  ``deaths``: what it raises when workers die."""
+    """An engine made of one of Python's executors.  ``deaths``: what it raises when workers die.
 
-    def __init__(self, pool: Pool, workers: int, deaths: tuple[type[Exception], ...]) -> None:
+    ``give_up`` ends what still runs, when an exception (Ctrl-C, say) has made it useless.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        workers: int,
+        deaths: tuple[type[Exception], ...],
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.workers = workers
         self._pool = pool
         self._deaths = deaths
+        self._give_up = give_up
 
     def map_unordered(
         self,
@@ -119,7 +129,9 @@ class PoolExecutor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None:
+            self._give_up()
         self.close()
 
 

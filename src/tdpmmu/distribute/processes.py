@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
+from multiprocessing.synchronize import Event
 
 from tdpmmu.distribute.executor import PoolExecutor
 
@@ -23,8 +24,22 @@ def cores() -> int:
 
 def processes(workers: int) -> PoolExecutor:
     """So many worker processes; they are gone when this one is, however it ends."""
-    pool = ProcessPoolExecutor(workers, mp_context=context(), initializer=follow_parent)
-    return PoolExecutor(pool, workers, (BrokenProcessPool,))
+    given_up = context().Event()
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context(), initializer=_begin, initargs=(given_up,)
+    )
+    return PoolExecutor(pool, workers, (BrokenProcessPool,), given_up.set)
+
+
+def _begin(given_up: Event) -> None:
+    """In a worker: end when the parent is gone, or wants no more of it."""
+    follow_parent()
+    threading.Thread(target=_end_when, args=(given_up,), daemon=True).start()
+
+
+def _end_when(given_up: Event) -> None:
+    given_up.wait()
+    os._exit(1)
 
 
 def forks() -> bool:

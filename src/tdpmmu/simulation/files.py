@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tdpmmu.simulation.guest import LEVELS, MODES, Guest, Knobs, Migrate
+from tdpmmu.simulation.guest import LEVELS, MAX_UINT, MODES, Guest, Knobs, Migrate
 from tdpmmu.simulation.toml_file import (
     FileError,
     Table,
@@ -18,7 +18,7 @@ from tdpmmu.simulation.toml_file import (
     text,
     whole,
 )
-from tdpmmu.simulation.units import parse_bytes, parse_ns
+from tdpmmu.simulation.units import parse_bytes, parse_duration, parse_ns
 from tdpmmu.simulation.workloads.host import KINDS, LEAST, AnyHostWork, HostWork, MigrationWork
 from tdpmmu.simulation.workloads.patterns import PATTERNS, REGION
 from tdpmmu.simulation.workloads.phases import Phase, PhasedWorkload
@@ -89,7 +89,7 @@ def _experiment(file: TomlFile) -> Experiment:
     host = tuple(_host(one, guest) for one in root.tables("host"))
     workload = _workload(root.table("workload"), guest, host)
     run = root.table("run")
-    until = run.take("until", _time, 60 * 10**9)
+    until = run.take("until", _duration, 60 * 10**9)
     run.finish()
     root.finish()
     return Experiment(file.name, knobs, workload, until)
@@ -101,6 +101,10 @@ def _size(value: Any) -> int:
 
 def _time(value: Any) -> int:
     return parse_ns(text(value))
+
+
+def _duration(value: Any) -> int:
+    return parse_duration(text(value))
 
 
 def _guest(table: Table) -> Guest:
@@ -123,8 +127,8 @@ def _knobs(table: Table) -> Knobs:
     plain = Knobs()
     knobs = Knobs(
         nx_huge_pages=table.take("nx_huge_pages", flag, plain.nx_huge_pages),
-        ratio=table.take("ratio", whole(), plain.ratio),
-        period_ms=table.take("period_ms", whole(), plain.period_ms),
+        ratio=table.take("ratio", whole(0, MAX_UINT), plain.ratio),
+        period_ms=table.take("period_ms", whole(0, MAX_UINT), plain.period_ms),
         preemption=table.take("preemption", flag, plain.preemption),
         eager_split=table.take("eager_split", flag, plain.eager_split),
         dirty_log=table.take("dirty_log", one_of(*MODES), plain.dirty_log),
@@ -203,11 +207,11 @@ def _phase(table: Table) -> Phase:
         duration_ns=table.take("for", _time, PHASE.duration_ns),
         pattern=table.take("pattern", one_of(*PATTERNS), PHASE.pattern),
         exponent=table.take("zipf", number(0.01, 10), PHASE.exponent),
-        visits_per_s=table.take("visits_per_s", number(1e-3), PHASE.visits_per_s),
+        visits_per_s=table.take("visits_per_s", number(1e-3, 1e9), PHASE.visits_per_s),
         writes=table.take("writes", number(0, 1), PHASE.writes),
         executes=table.take("executes", number(0, 1), PHASE.executes),
         executed=table.take("executed", number(0, 1), PHASE.executed),
-        drift=table.take("drift", number(), PHASE.drift),
+        drift=table.take("drift", number(0, 1e6), PHASE.drift),
     )
     table.finish()
     if phase.writes + phase.executes > 1:

@@ -21,6 +21,9 @@ READ, WRITE, EXEC = 0, 1, 2
 ACCESSES = (Access.READ, Access.WRITE, Access.EXEC)
 """The same, by value."""
 
+MAX_UINT = (1 << 32) - 1
+"""The largest value of a module parameter that is an unsigned int."""
+
 LEVELS = {"4K": 1, "2M": 2, "1G": 3}
 """The host's mapping of guest memory, as the MMU counts levels."""
 
@@ -104,6 +107,8 @@ class Knobs:
     def __post_init__(self) -> None:
         if self.ratio < 0 or self.period_ms < 0:
             raise ValueError("ratio and period_ms must not be negative")
+        if max(self.ratio, self.period_ms) > MAX_UINT:
+            raise ValueError(f"ratio and period_ms must not be more than {MAX_UINT}")
         if self.host_cpus < 0 or self.tick_hz < 0 or self.nodes < 0:
             raise ValueError("host_cpus, tick_hz and nodes must not be negative")
         if self.dirty_log not in MODES:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tdpmmu.distribute.engines import open_executor
+from tdpmmu.distribute.engines import open_executor, require_engine
 from tdpmmu.simulation.files import Experiment
 from tdpmmu.simulation.guest import Guest, Knobs, Workload
 from tdpmmu.simulation.machine import Simulation
@@ -76,6 +76,7 @@ def sweep(
 
     ``done(index, result)`` is called as each ends.  DistributeError if the engine fails.
     """
+    require_engine(engine)
     workers = min(workers, len(runs)) if workers else 0
     with open_executor(engine if len(runs) > 1 else "local", workers) as executor:
         return executor.map_unordered(simulate, runs, done)

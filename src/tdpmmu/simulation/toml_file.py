@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Callable
@@ -166,9 +167,10 @@ def number(minimum: float = 0.0, maximum: float | None = None) -> Callable[[Any]
     """A number within bounds."""
 
     def read(value: Any) -> float:
-        wrong = isinstance(value, bool) or not isinstance(value, int | float) or value < minimum
+        wrong = isinstance(value, bool) or not isinstance(value, int | float)
+        wrong = wrong or not math.isfinite(value) or value < minimum
         if wrong or (maximum is not None and value > maximum):
-            upper = "" if maximum is None else f" to {maximum}"
+            upper = "" if maximum is None else f" to {maximum:g}"
             raise ValueError(f"expected a number from {minimum:g}{upper}, not {value!r}")
         return float(value)
 

@@ -132,8 +132,10 @@ def load_costs(path: Path | None = None) -> Costs:
     if path is not None:
         try:
             text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CostsError(f"{path}: {error}") from None
+        except OSError as error:
+            raise CostsError(f"{path}: {error.strerror}; expected a TOML file") from None
+        except UnicodeDecodeError:
+            raise CostsError(f"{path}: not text; expected a TOML file") from None
         values |= _parse(str(path), text)
     missing = [field.name for field in fields(Costs) if field.name not in values]
     if missing:
@@ -153,7 +155,12 @@ def _parse(name: str, text: str) -> dict[str, int]:
     known = [field.name for field in fields(Costs)]
     for key, value in table.items():
         line = next(
-            (n for n, row in enumerate(text.splitlines(), 1) if row.split("=")[0].strip() == key), 0
+            (
+                n
+                for n, row in enumerate(text.splitlines(), 1)
+                if row.split("=")[0].strip(" []\t\"'") == key
+            ),
+            1,
         )
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
