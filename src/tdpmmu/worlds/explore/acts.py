@@ -122,7 +122,7 @@ class Acts:
         op = self._positions[thread].op(position)
         deed = None
         if op is not None:
-            key = self._positions[thread].op_key(position)
+            key = self._positions[thread].op_number(position)
             deed = self._by_key[thread].get(key)
             if deed is None:
                 alone = self._machine.threads[thread].alone

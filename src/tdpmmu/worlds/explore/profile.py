@@ -194,7 +194,7 @@ def _alike(table: Positions) -> list[int]:
         what: Hashable = (ended, repr(table.raised(position)))
         if not ended:
             results = frozenset(result for result, _ in steps[position])
-            what = (table.op_key(position), results)
+            what = (table.op_number(position), results)
             if not results:
                 what = ("not known", position)
         of.append(names.setdefault(what, len(names)))

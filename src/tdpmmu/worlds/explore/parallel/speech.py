@@ -73,7 +73,7 @@ class Speaker:
                 results.append(step[1])
                 before = step[0]
             told.add(number)
-            digest = self._constants.digest(table._keys[number])
+            digest = self._constants.digest(table.key(number))
             path = self._constants.dumps(results[::-1])
             news.positions.append((thread, number, digest, before, path))
 
@@ -100,7 +100,7 @@ class Listener:
             here = self._numbers[thread][before]
             for result in self._constants.loads(path):
                 here = table.next(here, result)
-            if self._constants.digest(table._keys[here]) != digest:
+            if self._constants.digest(table.key(here)) != digest:
                 raise UnsupportedPosition(
                     f"{table.line(here)}: another process gets somewhere else by the same results"
                 )

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from types import CoroutineType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from tdpmmu.worlds.explore.position.frames import Outer
 from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
+from tdpmmu.worlds.explore.position.standing import Standing
 
 LIVE_LIMIT: Final = 4096
 """How many suspended coroutines are kept; the rest are replayed when needed."""
-
-
-class Suspended(NamedTuple):
-    """A coroutine, and what is known of its outer frames."""
-
-    coro: CoroutineType[Any, Any, Any]
-    outer: Outer
 
 
 class Coroutines:
@@ -27,41 +20,42 @@ class Coroutines:
     def __init__(self, start: Callable[[], Coroutine[Any, Any, Any]], limit: int) -> None:
         self._start = start
         self._limit = limit
-        self._live: OrderedDict[int, Suspended] = OrderedDict()
+        self._live: OrderedDict[int, Standing] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def begin(self) -> CoroutineType[Any, Any, Any]:
+    def begin(self) -> Standing:
         """A coroutine that has not begun."""
         coro = self._start()
         if not isinstance(coro, CoroutineType):
             raise UnsupportedPosition(f"{coro!r} is not a coroutine; write 'async def'")
-        return coro
+        return Standing(coro)
 
-    def take(self, pos: int) -> Suspended | None:
+    def take(self, pos: int) -> Standing | None:
         """The coroutine that stands at ``pos``; it is the caller's now."""
         return self._live.pop(pos, None)
 
-    def keep(self, pos: int, coro: CoroutineType[Any, Any, Any], outer: Outer) -> None:
+    def keep(self, pos: int, standing: Standing) -> None:
         """Remember a coroutine that stands at ``pos``, whichever way it came there."""
         if pos in self._live:
-            close(coro)
+            close(standing.coro)
             return
-        self._live[pos] = Suspended(coro, outer)
+        self._live[pos] = standing
         if len(self._live) > self._limit:
             close(self._live.popitem(last=False)[1].coro)
 
-    def replay(self, results: Iterable[Any]) -> tuple[CoroutineType[Any, Any, Any], Any]:
+    def replay(self, results: Iterable[Any]) -> tuple[Standing, Any]:
         """A coroutine after these results from the start, and the operation that it waits for.
 
         Coroutines cannot be copied.
         """
-        coro = self.begin()
-        op = coro.send(None)
+        standing = self.begin()
+        send = standing.coro.send
+        op = send(None)
         for result in results:
-            op = coro.send(result)
-        return coro, op
+            op = send(result)
+        return standing, op
 
     def close(self) -> None:
         """Let go of all."""

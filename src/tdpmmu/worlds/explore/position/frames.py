@@ -25,9 +25,6 @@ Key = tuple[Hashable, ...]
 """Of a frame: facts of its code, instruction, module, live locals, value stack.
 Of a position: those of its frames, outermost first, and that of the operation."""
 
-Outer = list[tuple[Any, Any, Hashable]]
-"""The outer frames of a coroutine that stand where they stood: coroutine, awaited, their keys."""
-
 
 def _frame_values(
     coro: CoroutineType[Any, Any, Any], awaited: Any, facts: CodeFacts, bound: Any
@@ -122,68 +119,63 @@ def _captured(facts: CodeFacts, slot: int, cell: CellType, visit: Visit) -> Hash
     return content
 
 
-def position_key(coro: Coroutine[Any, Any, Any], op: Any, outer: Outer | None = None) -> Key:
-    """The key of where ``coro`` stands, suspended at ``op`` (which it has just yielded).
+def awaited_by(coro: CoroutineType[Any, Any, Any]) -> Any:
+    """What a coroutine awaits.
 
-    ``outer`` is what an earlier call for the same coroutine has left there.  A frame that still
-    awaits what it awaited then has not moved, so if it holds nothing that others could have
-    changed, its part of the key is the same.
+    :raises UnsupportedPosition: nothing, or it is no coroutine.
+    """
+    if type(coro) is not CoroutineType:
+        raise UnsupportedPosition(f"{coro!r} is not a coroutine; write 'async def'")
+    awaited: Any = coro.cr_await
+    if awaited is None:
+        raise unsupported(coro, "is not suspended in an await")
+    return awaited
+
+
+def is_last(coro: CoroutineType[Any, Any, Any], awaited: Any) -> bool:
+    """Whether a coroutine awaits an operation, and not another coroutine.
+
+    :raises UnsupportedPosition: it awaits something else.
+    """
+    kind = type(awaited)
+    if kind is CoroutineType:
+        return False
+    if kind is GeneratorType and awaited.gi_code is _OP_AWAIT:
+        return True
+    raise unsupported(
+        coro,
+        f"awaits a {kind.__module__}.{kind.__qualname__}; await operations and coroutines only",
+    )
+
+
+def operation_key(coro: CoroutineType[Any, Any, Any], op: Any) -> Key:
+    """What tells the operation that a coroutine awaits from others.
+
+    :raises UnsupportedPosition: it is none, or may change.
+    """
+    alone = encoding.visit()
+    try:
+        if not isinstance(op, Op):
+            raise Unencodable(f"a {type(op).__qualname__}, which is no operation")
+        found = alone.encode(op)
+        if alone.mutable is not None:
+            raise Unencodable(f"{alone.mutable}, which may change; use a tuple")
+    except Unencodable as problem:
+        raise unsupported(coro, f"awaits an operation that is or holds {problem}") from None
+    return (found,)
+
+
+def position_key(coro: Coroutine[Any, Any, Any], op: Any) -> Key:
+    """The key of where ``coro`` stands, suspended at ``op`` (which it has just yielded).
 
     :raises UnsupportedPosition: its future cannot be told from a key.
     """
     visit = encoding.visit()
     frames: list[Hashable] = []
     current: Any = coro
-    outer = [] if outer is None else outer
-    known = iter(outer.copy())
-    alike = True
     while True:
-        if alike:
-            before = next(known, None)
-            if before is not None and before[0] is current and before[1] is current.cr_await:
-                frames.append(before[2])
-                current = before[1]
-                continue
-            alike = False
-            del outer[len(frames) :]
-        if type(current) is not CoroutineType:
-            raise UnsupportedPosition(f"{current!r} is not a coroutine; write 'async def'")
-        awaited: Any = current.cr_await
-        if awaited is None:
-            raise unsupported(current, "is not suspended in an await")
+        awaited = awaited_by(current)
         frames.append(frame_key(current, awaited, visit))
-        kind = type(awaited)
-        if (
-            kind is CoroutineType
-            and len(outer) == len(frames) - 1
-            and not visit.seen
-            and visit.mutable is None
-        ):
-            outer.append((current, awaited, frames[-1]))
-        if kind is GeneratorType and awaited.gi_code is _OP_AWAIT:
-            break
-        if kind is not CoroutineType:
-            raise unsupported(
-                current,
-                f"awaits a {kind.__module__}.{kind.__qualname__}; "
-                "await operations and coroutines only",
-            )
+        if is_last(current, awaited):
+            return (*frames, operation_key(current, op))
         current = awaited
-    try:
-        return (*frames, (operation_key(op),))
-    except Unencodable as problem:
-        raise unsupported(current, f"awaits an operation that is or holds {problem}") from None
-
-
-def operation_key(op: Any) -> Hashable:
-    """What tells an operation from others.
-
-    :raises Unencodable: it is none, or may change.
-    """
-    if not isinstance(op, Op):
-        raise Unencodable(f"a {type(op).__qualname__}, which is no operation")
-    alone = encoding.visit()
-    found = alone.encode(op)
-    if alone.mutable is not None:
-        raise Unencodable(f"{alone.mutable}, which may change; use a tuple")
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable
-from types import CoroutineType
 from typing import Any, Final
 
 from tdpmmu.machine.op import Op
@@ -11,8 +10,9 @@ from tdpmmu.worlds.explore.liveness import CodeFacts
 from tdpmmu.worlds.explore.position import encoding
 from tdpmmu.worlds.explore.position.coroutines import LIVE_LIMIT, Coroutines, close
 from tdpmmu.worlds.explore.position.failure import Failure, Line, failure_of
-from tdpmmu.worlds.explore.position.frames import Key, Outer, position_key
+from tdpmmu.worlds.explore.position.frames import Key
 from tdpmmu.worlds.explore.position.refusal import Unencodable, UnsupportedPosition
+from tdpmmu.worlds.explore.position.standing import Standing
 from tdpmmu.worlds.explore.position.visit import Mark
 
 _FINISHED: Final = Mark("finished")
@@ -29,8 +29,10 @@ class Positions:
         self, start: Callable[[], Coroutine[Any, Any, Any]], live_limit: int = LIVE_LIMIT
     ) -> None:
         self._coroutines = Coroutines(start, live_limit)
-        self._numbers: dict[Hashable, int] = {}
-        self._keys: list[Key] = []
+        self._part_numbers: dict[Hashable, int] = {}
+        self._parts: list[Any] = []
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._keys: list[tuple[int, ...]] = []
         self._ops: list[Op | None] = []
         self._came_from: list[tuple[int, Any] | None] = []
         self._next: dict[tuple[int, Hashable], int] = {}
@@ -38,7 +40,7 @@ class Positions:
         self.steps: list[tuple[int, Hashable, int]] = []
         self.replays = 0
         self.misses = 0
-        self.initial = self._advance(self._coroutines.begin(), [], None, None)
+        self.initial = self._advance(self._coroutines.begin(), None, None)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -47,9 +49,13 @@ class Positions:
         """The pending operation; None if the thread has finished or raised."""
         return self._ops[pos]
 
-    def op_key(self, pos: int) -> Hashable:
+    def op_number(self, pos: int) -> int:
         """What tells the pending operation from others."""
         return self._keys[pos][-1]
+
+    def key(self, pos: int) -> Key:
+        """What tells it from other positions: the keys of its frames and of its operation."""
+        return tuple([self._parts[number] for number in self._keys[pos]])
 
     def next(self, pos: int, result: Any) -> int:
         """The position after the pending operation returned ``result``."""
@@ -62,8 +68,8 @@ class Positions:
         if self._ops[pos] is None:
             raise ValueError(f"position {pos} has no pending operation")
         self.misses += 1
-        coro, outer = self._coroutines.take(pos) or (self._replay(pos), [])
-        new = self._next[pos, typed] = self._advance(coro, outer, pos, result)
+        standing = self._coroutines.take(pos) or self._replay(pos)
+        new = self._next[pos, typed] = self._advance(standing, pos, result)
         self.steps.append((pos, typed, new))
         return new
 
@@ -93,8 +99,8 @@ class Positions:
             return found.lines
         if self._ops[pos] is None:
             return []
-        key: Any = self._keys[pos]
         frames = []
+        key: Any = self.key(pos)
         for frame in key[:-1]:
             facts: CodeFacts = frame[0]
             code = facts.code
@@ -108,8 +114,8 @@ class Positions:
         """
         if self._ops[pos] is None:
             return []
-        key: Any = self._keys[pos]
         found = []
+        key: Any = self.key(pos)
         for frame in key[:-1]:
             facts: CodeFacts = frame[0]
             names = [facts.slots[slot][0] for slot in facts.site(frame[1]).live]
@@ -137,26 +143,30 @@ class Positions:
             ) from None
         return typed
 
-    def _advance(
-        self, coro: CoroutineType[Any, Any, Any], outer: Outer, before: int | None, result: Any
-    ) -> int:
+    def _part(self, key: Hashable) -> int:
+        number = self._part_numbers.setdefault(key, len(self._parts))
+        if number == len(self._parts):
+            self._parts.append(key)
+        return number
+
+    def _advance(self, standing: Standing, before: int | None, result: Any) -> int:
         """Send ``result`` and intern where the thread stands then."""
         op: Op | None = None
         failure: Failure | None = None
-        key: Key
+        key: tuple[int, ...]
         try:
-            op = coro.send(result)
+            op = standing.coro.send(result)
         except StopIteration:
-            key = (_FINISHED,)
+            key = (self._part(_FINISHED),)
         except Exception as exception:
             failure = failure_of(exception)
             kind: Any = type(exception)
-            key = (_RAISED, kind, str(exception), *failure.lines)
+            key = (self._part((_RAISED, kind, str(exception), *failure.lines)),)
         else:
             try:
-                key = position_key(coro, op, outer)
+                key = standing.key(op, self._part)
             except UnsupportedPosition:
-                close(coro)
+                close(standing.coro)
                 raise
         pos = self._numbers.setdefault(key, len(self._keys))
         if pos == len(self._keys):
@@ -166,16 +176,16 @@ class Positions:
             if failure is not None:
                 self._raised[pos] = failure
         if op is not None:
-            self._coroutines.keep(pos, coro, outer)
+            self._coroutines.keep(pos, standing)
         return pos
 
-    def _replay(self, pos: int) -> CoroutineType[Any, Any, Any]:
+    def _replay(self, pos: int) -> Standing:
         """A coroutine that stands at ``pos``, from the start."""
         self.replays += 1
-        key: Key
+        key: tuple[Any, ...]
         try:
-            coro, op = self._coroutines.replay(self.path(pos))
-            key = position_key(coro, op)
+            standing, op = self._coroutines.replay(self.path(pos))
+            key = standing.key(op, self._part)
         except Exception as exception:
             key = (exception,)
         if key != self._keys[pos]:
@@ -184,4 +194,4 @@ class Positions:
                 f"{file}:{line}: {function} is not reached again by the same results; "
                 "keep what a thread knows in locals, and what others see in cells"
             )
-        return coro
+        return standing

@@ -22,20 +22,25 @@ UNBOUND: Final = Mark("unbound")
 SAME: Final = Mark("same as object")
 EXHAUSTED: Final = Mark("exhausted")
 
+NONE_MET_AGAIN: Final = 1 << 62
+"""More than there are objects."""
+
 
 class Visit:
     """The objects with an identity, numbered in the order first met, and how to encode values.
 
-    ``mutable`` names the last value met that can change.
+    ``mutable`` names the last value met that can change, ``lowest`` is the smallest number of an
+    object that was met again.
     """
 
-    __slots__ = ("encoders", "mutable", "seen")
+    __slots__ = ("encoders", "lowest", "mutable", "seen")
 
     def __init__(self, encoders: Mapping[type, Encoder]) -> None:
         self.encoders = encoders
         # The objects are kept alive here: some exist only during the walk, and ids come back.
         self.seen: dict[int, tuple[int, Any]] = {}
         self.mutable: str | None = None
+        self.lowest = NONE_MET_AGAIN
 
     def encode(self, value: Any) -> Hashable:
         """What stands for ``value`` in a key: itself for the commonest types, else a tuple."""
@@ -48,9 +53,15 @@ class Visit:
         """The back reference to an object met before; otherwise number it."""
         known = self.seen.get(id(value))
         if known is not None:
+            self.lowest = min(self.lowest, known[0])
             return (SAME, known[0])
         self.seen[id(value)] = (len(self.seen), value)
         return None
+
+    def forget(self, first: int) -> None:
+        """Forget the objects from this number on."""
+        while len(self.seen) > first:
+            self.seen.popitem()
 
 
 Encoder = Callable[[Any, Visit], Hashable]
