@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 
 from tdpmmu.cli.errors import UsageError
 
@@ -50,12 +51,12 @@ def _run(arguments: list[str]) -> None:
         from tdpmmu.cli.verifying import verify_file
 
         sys.exit(verify_file(arguments[2]))
-    from tdpmmu.cli.main import app, names_only
+    from tdpmmu.cli.main import app, options_of
 
-    if arguments in (["-h"], ["--help"]):
-        names_only()
+    wanted = command[0] if command else ""
     try:
-        code = app(prog_name="tdpmmu", standalone_mode=False)
+        with nullcontext() if _COMPLETION in os.environ else options_of(wanted):
+            code = app(prog_name="tdpmmu", standalone_mode=False)
     except Exception as error:
         # What is wrong with a command line knows how to say so; its class is private to typer.
         message = getattr(error, "format_message", None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from typing import Annotated
 
 import typer
@@ -68,17 +71,26 @@ def tdpmmu(
         show()
 
 
-def names_only() -> None:
-    """Leave the commands' options out, which takes a third of the time: for help on all of it."""
+@contextmanager
+def options_of(wanted: str) -> Iterator[None]:
+    """Leave the options of all commands but one out: reading them takes as long as the rest."""
 
     def nothing() -> None: ...
 
+    commands, groups = app.registered_commands, app.registered_groups
+    app.registered_commands, app.registered_groups = [*map(copy, commands)], [*map(copy, groups)]
     for command in app.registered_commands:
         assert command.callback is not None
         command.name = command.name or command.callback.__name__
-        command.callback = nothing
+        if command.name != wanted:
+            command.callback = nothing
     for group in app.registered_groups:
-        group.typer_instance = typer.Typer()
+        if group.name != wanted:
+            group.typer_instance = typer.Typer()
+    try:
+        yield
+    finally:
+        app.registered_commands, app.registered_groups = commands, groups
 
 
 if __name__ == "__main__":
