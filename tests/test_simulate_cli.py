@@ -128,6 +128,20 @@ def test_dirty_logging():
         assert one["coverage"][-1][1] > 0
 
 
+def test_the_answer_in_words():
+    guest = ["--memory", "256M", "--vcpus", "2", "--until", "1s", "--kernel", "6.12,6.18"]
+    out = tdpmmu("nx-recovery", *guest, "--ratio", "0,2,9", "--period-ms", "50,200").stdout
+    old, new = out[out.index("\n6.12: ") :].split("\n6.18: ")
+    assert "a vCPU that faults while recovery runs waits, up to " in old
+    assert "not with ratio 0." in old
+    assert "  Of those that recover anything, ratio 9 every 50 ms makes it wait least." in old
+    assert "only rarer" in old
+    assert new.startswith("no setting makes a vCPU wait.")
+    assert "% with ratio 0, " in new
+    alone = tdpmmu("nx-recovery", *guest[:-1], "6.12", "--ratio", "2", "--period-ms", "50").stdout
+    assert "6.12: " not in alone
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

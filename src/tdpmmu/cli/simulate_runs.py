@@ -217,6 +217,7 @@ def _show(results: list[Result], as_json: bool, plots: Sequence[str], parquet: s
     from rich.console import Console
 
     from tdpmmu.cli.output import whole_file
+    from tdpmmu.simulation.answer import answers
     from tdpmmu.simulation.export import to_json, write_parquet
     from tdpmmu.simulation.show import NOTES, causes, table
 
@@ -231,6 +232,8 @@ def _show(results: list[Result], as_json: bool, plots: Sequence[str], parquet: s
         console.print()
         for note in NOTES:
             print(note)
+        for number, sentence in enumerate(answers(results)):
+            print(sentence if number else f"\n{sentence}")
     for path in plots:
         _draw(results, path)
     if parquet is not None:

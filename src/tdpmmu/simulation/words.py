@@ -192,6 +192,9 @@ class Shapes:
             keys = keys << 1 | (lasts >> shift & ENTRIES - 1 == ENTRIES - 1)
         keys = keys * LINE_SPTES + firsts % LINE_SPTES
         sorts = entries & ~np.uint64(BASE_ADDR_MASK)
+        # Only the lines after the first one are fetched ahead.
+        dear = gfns // LINE_SPTES == np.repeat(firsts, np.diff(starts)) // LINE_SPTES
+        sorts |= dear.astype(np.uint64) << np.uint64(PAGE_SHIFT)
         for sort in np.unique(sorts[clears]).tolist():
             self._classes.setdefault(sort, len(self._classes))
         for sort, number in self._classes.items():
