@@ -91,7 +91,7 @@ def with_tdpmmu(keeps: bool, faults: int) -> dict[str, Any]:
     from tdpmmu.machine.op import Read, Write
     from tdpmmu.machine.state import Layout
     from tdpmmu.machine.thread import Machine, Thread
-    from tdpmmu.worlds.explore.engine import explore
+    from tdpmmu.worlds.explore.search import explore
 
     began = time.process_time()
     layout = Layout()

@@ -51,7 +51,8 @@ def measure(size: str, loop: str) -> dict[str, Any]:
     """One search in this process."""
     from tdpmmu.cli.check import make_question
     from tdpmmu.scenarios.question import ask
-    from tdpmmu.worlds.explore.engine import Budget, Explorer
+    from tdpmmu.worlds.explore.engine import Explorer
+    from tdpmmu.worlds.explore.exploration import Budget
     from tdpmmu.worlds.explore.turn import Turns
 
     words = (XL if size == "XL" else SIZES[size.split()[0]]).replace("--", "").split()

@@ -21,9 +21,10 @@ from pathlib import Path
 from tdpmmu.machine.thread import Machine
 from tdpmmu.scenarios.zoo import entries
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore.engine import AUTO, LOOPS, Budget, explore
+from tdpmmu.worlds.explore.exploration import Budget
 from tdpmmu.worlds.explore.progress import check_progress
 from tdpmmu.worlds.explore.reductions import ALL, NONE, Reductions
+from tdpmmu.worlds.explore.search import AUTO, LOOPS, explore
 
 COLUMNS: tuple[Reductions, ...] = (ALL, *(ALL - {one} for one in sorted(ALL)), NONE)
 TITLES = ("all", *(f"no {one}" for one in sorted(ALL)), "none")

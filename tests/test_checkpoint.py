@@ -17,7 +17,8 @@ from toys import CHOICES, LOCKING, random_program
 
 from tdpmmu.scenarios.question import ask
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore.engine import PLAIN, Budget, explore
+from tdpmmu.worlds.explore.exploration import Budget
+from tdpmmu.worlds.explore.search import PLAIN, explore
 
 pytest.importorskip("numba")
 

@@ -13,9 +13,11 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.scenarios.question import ask
 from tdpmmu.scenarios.zoo import entries
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore import engine
-from tdpmmu.worlds.explore.engine import COMPILED, PLAIN, Budget, Counterexample, Explorer, explore
+from tdpmmu.worlds.explore import engine, search
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.exploration import Budget, Counterexample
 from tdpmmu.worlds.explore.progress import check_progress, edges_on_cycles
+from tdpmmu.worlds.explore.search import COMPILED, PLAIN, explore
 
 pytest.importorskip("numba")
 
@@ -195,7 +197,7 @@ def test_tokens(name: str) -> None:
 @pytest.mark.parametrize("after", [1, 100, 500])
 def test_going_on_in_the_middle(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain loop begins, and the compiled one goes on, at whichever state."""
-    monkeypatch.setattr(engine, "MANY", after)
+    monkeypatch.setattr(search, "MANY", after)
     monkeypatch.setattr(engine, "LOOK_EVERY", 64)
     monkeypatch.setattr(loop, "SLICE", 100)
     machine = question("z1", FIXED).build

@@ -16,7 +16,7 @@ from tdpmmu.mmu.ring import SIZE, SOFT_LIMIT
 from tdpmmu.scenarios.question import HOLDS, Question, Verdict, ask
 from tdpmmu.scenarios.script import Script
 from tdpmmu.versions.registry import KERNELS, apply, kernel_class
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.exploration import Budget
 
 ROUND = "harvest reset-rings"
 AGAIN = Script(threads=f"vcpu0: w0 w0; user: {ROUND}", setup="w0", slots="0-1:log 2-3")

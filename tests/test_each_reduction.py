@@ -19,9 +19,11 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.scenarios.question import ask
 from tdpmmu.scenarios.token import decode, reproduce
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore.engine import LOOPS, Budget, Explorer, explore
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.exploration import Budget
 from tdpmmu.worlds.explore.progress import check_progress
 from tdpmmu.worlds.explore.reductions import ALL, MOVERS, NONE, URGENT, named
+from tdpmmu.worlds.explore.search import LOOPS, explore
 
 WITHOUT_ONE = tuple(ALL - {one} for one in sorted(ALL))
 

@@ -38,12 +38,14 @@ from tdpmmu.machine.op import BOTH, LEFT, RIGHT, Choose, Read, WaitUntil, Write
 from tdpmmu.machine.state import Layout, State
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore import turn
-from tdpmmu.worlds.explore.engine import Counterexample, Explorer, explore
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.exploration import Counterexample
 from tdpmmu.worlds.explore.reference import (
     PlainResult,
     explore_histories,
     replay,
 )
+from tdpmmu.worlds.explore.search import explore
 
 BUDGET = 4_000
 """Situations beyond which a program is too big to be compared."""

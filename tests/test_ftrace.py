@@ -36,7 +36,7 @@ from tdpmmu.trace.records import Record
 from tdpmmu.trace.stats import TraceStats, trace_stats
 from tdpmmu.trace.text import TraceReader
 from tdpmmu.versions.registry import kernel_class
-from tdpmmu.worlds.explore.engine import explore
+from tdpmmu.worlds.explore.search import explore
 from tdpmmu.worlds.replay import Record as Done
 
 TRACES = Path(__file__).parent / "data" / "traces"

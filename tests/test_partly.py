@@ -18,7 +18,7 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.scenarios.partly import ask_partly, few_switches, random_runs
 from tdpmmu.scenarios.question import BUDGET, VIOLATED, ask
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore.engine import INTERRUPTED, Budget, explore
+from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget
 from tdpmmu.worlds.explore.partly.bounded import context_bounded
 from tdpmmu.worlds.explore.partly.pct import guarantee, pct
 from tdpmmu.worlds.explore.partly.situations import (
@@ -30,6 +30,7 @@ from tdpmmu.worlds.explore.partly.situations import (
     search_partly,
 )
 from tdpmmu.worlds.explore.reference import LONGEST, _Run
+from tdpmmu.worlds.explore.search import explore
 
 Z36 = ["check", "script", "-k", "6.1", "--no-explain"]
 Z36 += ["--set", "threads=vcpu0: w0; apicv: zap-range:0-3", "--set", "setup=w0 w2"]

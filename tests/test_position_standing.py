@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from random_threads import Ask, Program
 
 from tdpmmu.scenarios.zoo.run import BUG, question
-from tdpmmu.worlds.explore.engine import PLAIN, Budget, explore
+from tdpmmu.worlds.explore.exploration import Budget
 from tdpmmu.worlds.explore.position.frames import position_key
 from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
 from tdpmmu.worlds.explore.position.standing import Standing
 from tdpmmu.worlds.explore.position.visit import Visit
+from tdpmmu.worlds.explore.search import PLAIN, explore
 
 
 class Difference(Exception):

@@ -9,8 +9,8 @@ from toys import make_machine
 
 from tdpmmu.machine.op import Add, Choose, Read, Write
 from tdpmmu.machine.state import Layout
-from tdpmmu.worlds.explore.engine import PLAIN, explore
 from tdpmmu.worlds.explore.profile import Profile, profile
+from tdpmmu.worlds.explore.search import PLAIN, explore
 
 
 def searched(read_count: bool, use_local: bool) -> Profile:

@@ -22,9 +22,11 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.scenarios.nx_recovery import NxRecovery
 from tdpmmu.versions.registry import apply, kernel_class, patch_class
 from tdpmmu.worlds.explore import progress
-from tdpmmu.worlds.explore.engine import Budget, Counterexample, Explorer, explore
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.exploration import Budget, Counterexample
 from tdpmmu.worlds.explore.progress import check_progress, components
 from tdpmmu.worlds.explore.reference import replay
+from tdpmmu.worlds.explore.search import explore
 from tdpmmu.worlds.explore.turn import is_progress
 
 both = pytest.mark.parametrize("reduce", [True, False])

@@ -11,7 +11,7 @@ from tdpmmu.scenarios.question import HOLDS, VIOLATED, Question, ask
 from tdpmmu.scenarios.token import decode, reproduce
 from tdpmmu.scenarios.zoo import entries
 from tdpmmu.versions.registry import KERNELS
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.exploration import Budget
 
 BUDGET = Budget(states=200_000)
 

@@ -12,7 +12,7 @@ from tdpmmu.scenarios.random_findings import FINDINGS, finding
 from tdpmmu.scenarios.random_scripts import question, scripts
 from tdpmmu.scenarios.random_shadow import shadow_scripts
 from tdpmmu.scenarios.script import Script
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.exploration import Budget
 
 FEW = settings(
     max_examples=25,

@@ -12,7 +12,8 @@ from tdpmmu.kernel.rcu import Rcu
 from tdpmmu.machine.op import FREED, USED, Op, Read, Step, Write
 from tdpmmu.machine.state import Layout
 from tdpmmu.machine.thread import Machine
-from tdpmmu.worlds.explore.engine import Explorer, explore
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.search import explore
 
 
 class Memory:

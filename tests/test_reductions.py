@@ -20,7 +20,8 @@ from tdpmmu.scenarios.nx_recovery import NxRecovery
 from tdpmmu.scenarios.question import HOLDS, VIOLATED, Question, Verdict, ask
 from tdpmmu.scenarios.thread_table import Row, rows
 from tdpmmu.versions.registry import KERNELS, PATCHES, apply
-from tdpmmu.worlds.explore.engine import Budget, explore
+from tdpmmu.worlds.explore.exploration import Budget
+from tdpmmu.worlds.explore.search import explore
 
 BUDGET = Budget(states=1_500_000)
 

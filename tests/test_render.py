@@ -37,8 +37,9 @@ from tdpmmu.scenarios.nx_recovery import NxRecovery
 from tdpmmu.scenarios.showing import scene_of, text_of, to_lines
 from tdpmmu.scenarios.token import Reproduction, attach_all, decode, make, reproduce
 from tdpmmu.versions.registry import apply, kernel_class, patch_class
-from tdpmmu.worlds.explore.engine import Budget, Counterexample, explore
+from tdpmmu.worlds.explore.exploration import Budget, Counterexample
 from tdpmmu.worlds.explore.progress import check_progress
+from tdpmmu.worlds.explore.search import explore
 from tdpmmu.worlds.replay import Place, Record, replay, schedule_of
 
 

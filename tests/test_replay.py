@@ -17,7 +17,7 @@ from tdpmmu.machine.state import Layout
 from tdpmmu.machine.thread import Machine, Thread
 from tdpmmu.scenarios.nx_recovery import NxRecovery
 from tdpmmu.versions.registry import kernel_class
-from tdpmmu.worlds.explore.engine import explore
+from tdpmmu.worlds.explore.search import explore
 from tdpmmu.worlds.replay import (
     Place,
     Replay,

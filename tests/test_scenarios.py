@@ -15,7 +15,7 @@ from tdpmmu.scenarios.question import EXIT_CODES, HOLDS, VACUOUS, VIOLATED, Ques
 from tdpmmu.scenarios.script import Script
 from tdpmmu.scenarios.thread_table import rows
 from tdpmmu.versions.registry import KERNELS, kernel_class
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.exploration import Budget
 
 TINY = NxRecovery(levels=2, roots=1, legacy=0, gfns=1, unmap=False)
 

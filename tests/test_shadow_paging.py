@@ -18,7 +18,7 @@ from tdpmmu.scenarios.guest_tables import parse_root, parse_tables
 from tdpmmu.scenarios.question import HOLDS, VIOLATED, Question, Verdict, ask
 from tdpmmu.scenarios.script import Script
 from tdpmmu.versions.registry import apply, kernel_class
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.exploration import Budget
 
 BUDGET = Budget(states=100_000)
 SMALL = {"tables": "2: 3 -; 3: 0 3", "setup": "r0 r1"}

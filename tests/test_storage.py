@@ -16,9 +16,11 @@ from tdpmmu.scenarios.question import BUDGET, VIOLATED, Verdict, ask
 from tdpmmu.scenarios.token import decode, reproduce
 from tdpmmu.scenarios.zoo import entries
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore.engine import COMPILED, Budget, Explorer, explore
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.exploration import Budget
 from tdpmmu.worlds.explore.progress import check_progress
 from tdpmmu.worlds.explore.reductions import ALL
+from tdpmmu.worlds.explore.search import COMPILED, explore
 from tdpmmu.worlds.explore.storage import (
     BITSTATE,
     COMPACT,

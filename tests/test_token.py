@@ -31,8 +31,9 @@ from tdpmmu.scenarios.token import (
     schedule_text,
 )
 from tdpmmu.versions.registry import apply, kernel_class, patch_class
-from tdpmmu.worlds.explore.engine import Counterexample, explore
+from tdpmmu.worlds.explore.exploration import Counterexample
 from tdpmmu.worlds.explore.progress import check_progress
+from tdpmmu.worlds.explore.search import explore
 from tdpmmu.worlds.replay import ReplayError, Run, run_of, schedule_of
 
 

@@ -18,9 +18,11 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.scenarios.question import ask
 from tdpmmu.scenarios.zoo import entries
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore.engine import INTERRUPTED, PLAIN, Budget, Explorer, explore
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget
 from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
 from tdpmmu.worlds.explore.progress import check_progress
+from tdpmmu.worlds.explore.search import PLAIN, explore
 from tdpmmu.worlds.explore.turn import Turn
 
 pytest.importorskip("numba")

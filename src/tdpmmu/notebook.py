@@ -46,7 +46,7 @@ def question(
 def check(*, seconds: float = 60, states: int = 0, **asked: Any) -> Verdict:
     """Explore every interleaving of a :func:`question`; ``seconds`` and ``states``: the budget."""
     from tdpmmu.scenarios.question import ask
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
     return ask(question(**asked), budget=Budget(states, seconds, 0))
 

@@ -9,7 +9,7 @@ from tdpmmu.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
 
 def print_all(

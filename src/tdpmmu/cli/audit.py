@@ -87,7 +87,7 @@ def _audit(
     from tdpmmu.cli.errors import UsageError
     from tdpmmu.scenarios.question import HOLDS
     from tdpmmu.scenarios.removal import sites
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
     def ask_for(*more: str) -> Question:
         patches = (*(patch or ()), *more)
@@ -120,7 +120,7 @@ def _what(site: Site) -> str:
 
 def _reached(question: Question) -> set[str]:
     """The functions that some thread is in at some position: what the scenario gets to."""
-    from tdpmmu.worlds.explore.engine import explore
+    from tdpmmu.worlds.explore.search import explore
 
     explorer = explore(question.build().machine)
     reached: set[str] = set()
@@ -163,7 +163,7 @@ def _ask(
     from tdpmmu.scenarios.question import HOLDS, VIOLATED, Question, ask
     from tdpmmu.scenarios.token import _patch_class
     from tdpmmu.versions.registry import apply, kernel_class
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
     mmu_class = apply(kernel_class(kernel), *(_patch_class(name) for name in patches))
     question = Question(scenario, mmu_class, kernel, patches, "all", scenario_name)

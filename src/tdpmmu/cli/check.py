@@ -11,7 +11,8 @@ from tdpmmu.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question, Verdict
-    from tdpmmu.worlds.explore.engine import Budget, Explorer
+    from tdpmmu.worlds.explore.engine import Explorer
+    from tdpmmu.worlds.explore.exploration import Budget
     from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
     from tdpmmu.worlds.explore.reductions import Reduce, Reductions
     from tdpmmu.worlds.explore.storage import Storage
@@ -118,7 +119,7 @@ def check(
     Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C.
     """
     from tdpmmu.cli import partly
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
     budget = Budget(states, seconds, memory)
     left_out = _left_out(reductions, reduce)
@@ -296,7 +297,7 @@ def open_checkpoint(
     import json
 
     from tdpmmu.scenarios.sources import fingerprint, sources_of
-    from tdpmmu.worlds.explore.engine import can_compile
+    from tdpmmu.worlds.explore.search import can_compile
 
     if not can_compile():
         raise UsageError("checkpoints need numba: pip install 'tdpmmu[fast]'")
@@ -341,8 +342,8 @@ def run(
     from tdpmmu.arch.table import PoolExhausted
     from tdpmmu.distribute.executor import DistributeError
     from tdpmmu.scenarios.question import ask
-    from tdpmmu.worlds.explore.engine import COMPILED, LOOPS, can_compile
     from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
+    from tdpmmu.worlds.explore.search import COMPILED, LOOPS, can_compile
 
     if loop not in LOOPS:
         raise UsageError(f"--loop: expected {', '.join(LOOPS)}, not {loop!r}")
@@ -387,7 +388,7 @@ def run(
 def _workers(asked: int, loop: str, kept: bool) -> int:
     """How many processes are to search."""
     from tdpmmu.distribute.processes import cores, forks
-    from tdpmmu.worlds.explore.engine import PLAIN, can_compile
+    from tdpmmu.worlds.explore.search import PLAIN, can_compile
 
     if asked < 0:
         raise UsageError(f"--workers: expected a number of processes, or 0 for all, not {asked}")
@@ -421,7 +422,7 @@ def _left_out(names: str | None, reduce: bool) -> Reductions:
 def exit_code(verdict: Verdict) -> int:
     """The exit code of one verdict."""
     from tdpmmu.scenarios.question import EXIT_CODES, VIOLATED
-    from tdpmmu.worlds.explore.engine import INTERRUPTED
+    from tdpmmu.worlds.explore.exploration import INTERRUPTED
 
     if verdict.exploration.stopped == INTERRUPTED:
         return 130
@@ -433,7 +434,7 @@ def exit_code(verdict: Verdict) -> int:
 def _unreduced(question: Question, verdict: Verdict) -> str:
     """The number of states without reduction, where that is feasible."""
     from tdpmmu.scenarios.question import ask
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
     limit = 300_000
     if verdict.exploration.states > 20_000:

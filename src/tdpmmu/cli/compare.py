@@ -30,7 +30,8 @@ def compare(
     from tdpmmu.cli.check import make_question
     from tdpmmu.worlds.explore.compare import DIFFERENT, EQUAL
     from tdpmmu.worlds.explore.compare import compare as compare_graphs
-    from tdpmmu.worlds.explore.engine import Budget, explore
+    from tdpmmu.worlds.explore.exploration import Budget
+    from tdpmmu.worlds.explore.search import explore
 
     parameters = parse_parameters(set_ or [])
     sides = []

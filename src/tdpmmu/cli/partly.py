@@ -8,7 +8,7 @@ from tdpmmu.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question, Verdict
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
     from tdpmmu.worlds.explore.partly.situations import Search
     from tdpmmu.worlds.explore.reductions import Reduce
     from tdpmmu.worlds.explore.storage import Storage
@@ -65,7 +65,7 @@ def storage_of(kind: str, memory: int) -> Storage | None:
 
     Its table takes half of the budget of memory.
     """
-    from tdpmmu.worlds.explore.engine import can_compile
+    from tdpmmu.worlds.explore.search import can_compile
     from tdpmmu.worlds.explore.storage import DEFAULT_MIB, EXACT, STORAGES, Storage
 
     if kind not in STORAGES:

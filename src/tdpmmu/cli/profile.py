@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tdpmmu.scenarios.question import Question
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
     from tdpmmu.worlds.explore.reductions import Reduce
 
 
 def print_profile(question: Question, budget: Budget, *, reduce: Reduce, loop: str) -> None:
     """Search, and print what could be left out of states."""
-    from tdpmmu.worlds.explore.engine import explore
     from tdpmmu.worlds.explore.profile import profile
+    from tdpmmu.worlds.explore.search import explore
 
     explorer = explore(question.build().machine, reduce=reduce, budget=budget, loop=loop)
     found = profile(explorer)

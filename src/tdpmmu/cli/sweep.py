@@ -72,7 +72,7 @@ def sweep(
 def answer(task: list[Any]) -> dict[str, Any]:
     """One question, asked in whatever process."""
     from tdpmmu.cli.check import run, to_json
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
     *_, states, seconds = task
     return to_json(run(_question(task), Budget(states, seconds), first=False, reduce=True))

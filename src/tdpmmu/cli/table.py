@@ -12,7 +12,7 @@ from typing import Any
 from tdpmmu.cli.check import to_json
 from tdpmmu.scenarios.question import HOLDS, VIOLATED, ask
 from tdpmmu.scenarios.thread_table import Row, rows
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.exploration import Budget
 
 
 def _answer(row: Row, budget: Budget) -> dict[str, Any]:

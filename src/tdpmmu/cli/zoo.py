@@ -37,7 +37,7 @@ def zoo(
     from tdpmmu.scenarios.zoo import entries
     from tdpmmu.scenarios.zoo import entry as find
     from tdpmmu.scenarios.zoo.run import Answer, sides
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
     try:
         chosen = (find(entry),) if entry else entries()
@@ -88,7 +88,7 @@ def _list(chosen: tuple[Any, ...], as_json: bool) -> None:
 def _ask(task: list[Any]) -> dict[str, Any]:
     """One side, asked in whatever process."""
     from tdpmmu.scenarios.zoo.run import answer
-    from tdpmmu.worlds.explore.engine import Budget
+    from tdpmmu.worlds.explore.exploration import Budget
 
     name, side, seconds = task
     return dataclasses.asdict(answer(name, side, Budget(0, seconds, 0)))

@@ -20,7 +20,7 @@ from tdpmmu.scenarios.random_findings import finding
 from tdpmmu.scenarios.random_scripts import question, scripts
 from tdpmmu.scenarios.random_shadow import shadow_scripts
 from tdpmmu.scenarios.script import Script
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.exploration import Budget
 
 
 class Batch(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from tdpmmu.scenarios.question import Question, Verdict, judge
-from tdpmmu.worlds.explore.engine import Budget, no_collection
+from tdpmmu.worlds.explore.engine import no_collection
+from tdpmmu.worlds.explore.exploration import Budget
 from tdpmmu.worlds.explore.partly.bounded import context_bounded
 from tdpmmu.worlds.explore.partly.pct import pct
 from tdpmmu.worlds.explore.partly.situations import Search, search_partly

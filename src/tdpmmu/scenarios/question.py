@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from tdpmmu.properties.catalogue import attach
 from tdpmmu.scenarios.base import Built
-from tdpmmu.worlds.explore.engine import (
-    AUTO,
-    Budget,
-    Counterexample,
-    Exploration,
-    Progress,
-    explore,
-    no_collection,
-)
+from tdpmmu.worlds.explore.engine import Progress, no_collection
+from tdpmmu.worlds.explore.exploration import Budget, Counterexample, Exploration
 from tdpmmu.worlds.explore.progress import check_progress
 from tdpmmu.worlds.explore.reductions import Reduce
+from tdpmmu.worlds.explore.search import AUTO, explore
 from tdpmmu.worlds.explore.storage import Storage
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tdpmmu.scenarios.question import HOLDS, Question, Verdict, ask
 from tdpmmu.scenarios.zoo import entry
 from tdpmmu.versions.registry import kernel_class
-from tdpmmu.worlds.explore.engine import Budget
+from tdpmmu.worlds.explore.exploration import Budget
 
 BUG, FIXED = "bug", "fixed"
 

@@ -1,10 +1,8 @@
 """The explorer: every order of the threads' operations, as table look-ups.
 
-A thread's position is an integer (:mod:`~tdpmmu.worlds.explore.position`), the shared state
-another; a global state is those integers packed into one.  What a thread can do next depends on
-its position and the shared state alone, so one table per thread, filled on first use, holds the
-*differences* that its turns add to the packed key.  The search itself is additions and look-ups,
-breadth first.
+What a thread can do next depends on its position and the shared state alone, so one table per
+thread, filled on first use, holds the *differences* that its turns add to the packed key of a state
+(:mod:`~tdpmmu.worlds.explore.graph`).  The search itself is additions and look-ups, breadth first.
 
 A turn is a run of operations between two points at which the order matters (see
 :mod:`~tdpmmu.worlds.explore.turn`).
@@ -15,96 +13,22 @@ from __future__ import annotations
 import gc
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.util import find_spec
-from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
-from tdpmmu.worlds.explore.acts import Mistrust
-from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
+from tdpmmu.worlds.explore.chunks import Shared
+from tdpmmu.worlds.explore.exploration import Budget, Counterexample, Exploration
+from tdpmmu.worlds.explore.graph import POSITION_BITS, Entry, Graph
 from tdpmmu.worlds.explore.memory import most_resident
-from tdpmmu.worlds.explore.position.table import Positions
 from tdpmmu.worlds.explore.reductions import Reduce
-from tdpmmu.worlds.explore.storage import Left, Storage
-from tdpmmu.worlds.explore.turn import Choices, Segment, Turn, Turns
+from tdpmmu.worlds.explore.storage import Storage
+from tdpmmu.worlds.explore.turn import Choices, Segment, Turn
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
-    from tdpmmu.worlds.explore.fast.loop import CompiledLoop
-
-POSITION_BITS = 18
-"""Room for one thread's positions in a packed key."""
-
-Entry = tuple[int, ...] | list[int] | int
-"""What a thread can do: the differences its turns make to the key.
-
-A list: these turns are urgent, no other thread need be looked at.  A number: blocked until that
-thread has moved, and that is all that need be looked at.
-"""
-
-
-class Parents(Protocol):
-    """For each state the one from which it was found first."""
-
-    def __getitem__(self, number: int, /) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Where to stop: states, seconds, MiB of memory; 0 is no limit."""
-
-    states: int = 0
-    seconds: float = 0
-    memory: int = 0
-
-
-@dataclass(slots=True)
-class Counterexample:
-    """The first way found to break a property: turns from the initial state."""
-
-    prop: str
-    kind: str
-    sentence: str
-    turns: list[Turn]
-    state: int
-
-    @property
-    def operations(self) -> int:
-        """Its length."""
-        return sum(len(turn.alternatives) for turn in self.turns)
-
-
-@dataclass(slots=True)
-class Exploration:
-    """What came of a search."""
-
-    violations: list[Counterexample] = field(default_factory=list)
-    states: int = 0
-    transitions: int = 0
-    depth: int = 0
-    shared: int = 0
-    positions: list[int] = field(default_factory=list)
-    segments_run: int = 0
-    replays: int = 0
-    seconds: float = 0.0
-    exhausted: bool = False
-    stopped: str = ""
-    unseen: tuple[str, ...] = ()
-    liveness: str = "not checked"
-    mistrusted: tuple[str, ...] = ()
-    memory: dict[str, int] = field(default_factory=dict)
-    """Bytes of the compiled loop's arrays, by what they are for."""
-    left: Left | None = None
-    """What a set that leaves states out may have left out."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether all was searched, but for what such a set left out."""
-        return self.exhausted or (self.left is not None and self.left.ended)
 
 
 @contextmanager
@@ -122,28 +46,13 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-LOOPS = AUTO, PLAIN, COMPILED = "auto", "plain", "compiled"
-"""Which loop searches."""
-
 LOOK_EVERY = 1 << 12
 """States between two looks at budgets."""
 
-MANY = 1 << 12
-"""States from which on compiled code is worth the time that it takes to load."""
-
-
-def can_compile() -> bool:
-    """Whether the extra ``fast`` is installed."""
-    return find_spec("numba") is not None
-
-
 Progress = Callable[["Explorer"], None]
 
-INTERRUPTED = "interrupted"
-"""Why a search stopped on Ctrl-C; what it had covered is in the exploration."""
 
-
-class Explorer:
+class Explorer(Graph):
     """One search over one machine."""
 
     def __init__(
@@ -158,53 +67,15 @@ class Explorer:
         keeper: Checkpoint | None = None,
         storage: Storage | None = None,
     ) -> None:
+        super().__init__(machine, reduce=reduce)
         self.keeper = keeper
         self.storage = storage
-        self.machine = machine
         self.compile_after = compile_after
-        self.compiled: CompiledLoop | None = None
         self.budget = budget or Budget()
         self.first = first
         self.progress = progress
         self.result = Exploration()
-        self.positions = [Positions(thread.start) for thread in machine.threads]
-        self.chunks = ChunkTable(len(machine.initial))
-        self.turns = Turns(machine, self.positions, self.chunks, reduce=reduce)
-        self.shared: Sequence[Shared] = []
-        self.intern = self._interning()
-        self._tables: Sequence[Mapping[int, Entry]] = [{} for _ in machine.threads]
-        self._progress: Sequence[Mapping[int, int]] = [{} for _ in machine.threads]
-        self.order: Sequence[int] = []
-        self.number: Mapping[int, int] = {}
-        self.parents: Parents = array("I")
-        self.shift = POSITION_BITS * len(machine.threads)
-        self.bits = POSITION_BITS
-        self._mask = (1 << POSITION_BITS) - 1
         self.reported: set[str] = set()
-
-    # --- interning --------------------------------------------------------------------------------
-
-    def _interning(self) -> Callable[[Shared], int]:
-        numbers: dict[Shared, int] = {}
-        shared: list[Shared] = []
-        self.shared = shared
-
-        def intern(one: Shared) -> int:
-            """The number of a shared state."""
-            number = numbers.get(one)
-            if number is None:
-                number = numbers[one] = len(shared)
-                shared.append(one)
-            return number
-
-        return intern
-
-    def unpack(self, key: int) -> tuple[int, list[int]]:
-        """A packed global state as the numbers of the shared state and of the positions."""
-        mask = self._mask
-        return key >> self.shift, [
-            key >> POSITION_BITS * i & mask for i in range(len(self.positions))
-        ]
 
     # --- searching ------------------------------------------------------------------------------
 
@@ -452,109 +323,3 @@ class Explorer:
         if found.prop not in self.reported:
             self.reported.add(found.prop)
             self.result.violations.append(found)
-
-    # --- the graph, after the search --------------------------------------------------------------
-
-    def successors(self, key: int) -> list[tuple[int, int, bool]]:
-        """``(thread, successor, progress)`` for every turn from a state that was searched."""
-        shared = key >> self.shift << POSITION_BITS
-        found: list[tuple[int, int, bool]] = []
-        for thread, table in enumerate(self._tables):
-            lookup = shared | key >> POSITION_BITS * thread & self._mask
-            entry = table.get(lookup, ())
-            if type(entry) is int:
-                thread = entry
-                lookup = shared | key >> POSITION_BITS * thread & self._mask
-                entry = self._tables[thread].get(lookup, ())
-                found = []
-            urgent = type(entry) is list
-            if urgent:
-                found = []
-            flags = self._progress[thread].get(lookup, 0)
-            found += [
-                (thread, key + delta, bool(flags >> i & 1))
-                for i, delta in enumerate(entry)  # type: ignore[arg-type]
-            ]
-            if urgent or table is not self._tables[thread]:
-                break
-        return found
-
-    def path(self, number: int) -> list[Turn]:
-        """The turns that lead to a state, by the shortest way found."""
-        numbers = [number]
-        while numbers[-1]:
-            numbers.append(self.parents[numbers[-1]])
-        numbers.reverse()
-        if self.compiled is not None:
-            states = self.compiled.states_of(numbers)
-        else:
-            states = [self.order[number] for number in numbers]
-        return [self.turn_between(a, b) for a, b in pairwise(states)]
-
-    def turn_between(self, before: int, after: int) -> Turn:
-        """One turn that leads from a global state to the next."""
-        number, positions = self.unpack(before)
-        number_after, positions_after = self.unpack(after)
-        shared, target = self.shared[number], self.shared[number_after]
-        for thread, position in enumerate(positions):
-            rest = positions.copy()
-            rest[thread] = positions_after[thread]
-            if rest != positions_after:
-                continue
-            for turn in self.turns.take(shared, thread, position):
-                if turn.position == positions_after[thread] and turn.shared == target:
-                    return turn
-        raise LookupError("no turn leads there")
-
-
-def explore(
-    machine: Machine,
-    *,
-    reduce: Reduce = True,
-    budget: Budget | None = None,
-    first: bool | str = False,
-    progress: Progress | None = None,
-    loop: str = AUTO,
-    keeper: Checkpoint | None = None,
-    storage: Storage | None = None,
-) -> Explorer:
-    """Search ``machine``, to the end or to the first violation (of the property ``first``).
-
-    It starts again without a guard that a thread does not keep to.  ``loop`` is whether to search
-    in compiled code: from the start, never, or once there are many states and if numba is there.
-    What is found is the same.  ``keeper`` has it saved now and then, ``storage`` is a set of states
-    that leaves some out (both compiled only).
-    """
-    from tdpmmu.worlds.explore.urgency import check_urgency
-
-    compile_after = {PLAIN: None, COMPILED: 0}.get(loop, MANY if can_compile() else None)
-    mistrusted: list[str] = []
-    if storage is not None:
-        compile_after = 0
-    if keeper is not None:
-        compile_after = 0
-        mistrusted += keeper.mistrusted
-        machine.layout.distrust(mistrusted)
-    while True:
-        explorer = Explorer(
-            machine,
-            reduce=reduce,
-            budget=budget,
-            first=first,
-            progress=progress,
-            compile_after=compile_after,
-            keeper=keeper,
-            storage=storage,
-        )
-        try:
-            explorer.run()
-            check_urgency(explorer)
-        except KeyboardInterrupt:
-            explorer.result.stopped = INTERRUPTED
-        except Mistrust as found:
-            mistrusted += [name for name in str(found).split(", ") if name not in mistrusted]
-            if keeper is not None:
-                keeper.restart(mistrusted)
-            continue
-        explorer.result.mistrusted = tuple(mistrusted)
-        return explorer

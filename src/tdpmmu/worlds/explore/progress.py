@@ -23,7 +23,9 @@ from os.path import basename
 
 from tdpmmu.events.records import LockTaken
 from tdpmmu.machine.ghost import HARM
-from tdpmmu.worlds.explore.engine import POSITION_BITS, Counterexample, Explorer
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.exploration import Counterexample
+from tdpmmu.worlds.explore.graph import POSITION_BITS
 from tdpmmu.worlds.explore.turn import Turn
 
 NAME = "no-progress"

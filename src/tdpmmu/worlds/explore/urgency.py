@@ -8,7 +8,8 @@ each thread: it is enough that there are no such walks of urgent turns.
 from __future__ import annotations
 
 from tdpmmu.worlds.explore.acts import Mistrust
-from tdpmmu.worlds.explore.engine import POSITION_BITS, Explorer
+from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.graph import POSITION_BITS
 from tdpmmu.worlds.explore.progress import components
 from tdpmmu.worlds.explore.reductions import URGENT
 

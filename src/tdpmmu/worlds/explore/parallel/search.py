@@ -22,14 +22,8 @@ from tdpmmu.distribute.executor import DistributeError
 from tdpmmu.distribute.processes import follow_parent
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Mistrust
-from tdpmmu.worlds.explore.engine import (
-    INTERRUPTED,
-    Budget,
-    Counterexample,
-    Explorer,
-    Progress,
-    no_collection,
-)
+from tdpmmu.worlds.explore.engine import Explorer, Progress, no_collection
+from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget, Counterexample
 from tdpmmu.worlds.explore.parallel.gather import gather
 from tdpmmu.worlds.explore.parallel.naming import Constants
 from tdpmmu.worlds.explore.parallel.peers import Peers
@@ -57,7 +51,7 @@ def explore_on(
     first: bool | str = False,
     progress: Progress | None = None,
 ) -> Explorer:
-    """Search ``machine`` as :func:`tdpmmu.worlds.explore.engine.explore` does, by ``workers``
+    """Search ``machine`` as :func:`tdpmmu.worlds.explore.search.explore` does, by ``workers``
     processes.  DistributeError if one of them dies.
     """
     mistrusted: list[str] = []

@@ -14,7 +14,7 @@ from functools import partial
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
-from tdpmmu.worlds.explore.engine import INTERRUPTED, Budget
+from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget
 from tdpmmu.worlds.explore.memory import most_resident
 from tdpmmu.worlds.explore.partly.situations import (
     Findings,

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.machine.thread import Machine
-from tdpmmu.worlds.explore.engine import INTERRUPTED, Budget
+from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget
 from tdpmmu.worlds.explore.partly.situations import (
     Findings,
     PartialExploration,

@@ -15,7 +15,7 @@ from tdpmmu.machine.ghost import HARM, Ghost
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import ChunkTable, Shared
-from tdpmmu.worlds.explore.engine import Budget, Counterexample, Exploration
+from tdpmmu.worlds.explore.exploration import Budget, Counterexample, Exploration
 from tdpmmu.worlds.explore.position.table import Positions
 from tdpmmu.worlds.explore.reductions import MOVERS, Reduce, reductions
 from tdpmmu.worlds.explore.turn import Turns
