@@ -75,7 +75,7 @@ def check(
     ] = None,
     every: Annotated[float, typer.Option("--every", help="Seconds between checkpoints.")] = 60,
     workers: Annotated[
-        int, typer.Option(help="Processes that search together; 0: one for each core.")
+        int, typer.Option(help="Threads that search together, two at most; 0: as there are cores.")
     ] = 1,
     mode: Annotated[
         str, typer.Option(help="exhaustive; or a part: pct (random), context-bounded.")
@@ -132,10 +132,10 @@ def check(
         "--all-kernels": all_kernels,
         "--checkpoint": checkpoint is not None,
         "--resume": resume is not None,
-        "--workers": workers != 1,
     }
+    apart = {"--loop": loop != "auto", "--workers": workers != 1}
     if search is not None:
-        partly.refuse(f"--mode exhaustive, not {mode}", alone | {"--loop": loop != "auto"})
+        partly.refuse(f"--mode exhaustive, not {mode}", alone | apart)
     if kept is not None:
         those = {"--mode": search is not None, "--profile-states": profile_states}
         partly.refuse(
@@ -340,7 +340,6 @@ def run(
     import sys
 
     from tdpmmu.arch.table import PoolExhausted
-    from tdpmmu.distribute.executor import DistributeError
     from tdpmmu.scenarios.question import ask
     from tdpmmu.worlds.explore.position.refusal import UnsupportedPosition
     from tdpmmu.worlds.explore.search import COMPILED, LOOPS, can_compile
@@ -349,8 +348,8 @@ def run(
         raise UsageError(f"--loop: expected {', '.join(LOOPS)}, not {loop!r}")
     if loop == COMPILED and not can_compile():
         raise UsageError("--loop compiled needs numba: pip install 'tdpmmu[fast]'")
-    workers = _workers(workers, loop, keeper is not None)
-    failures: tuple[type[Exception], ...] = (UnsupportedPosition, PoolExhausted, DistributeError)
+    workers = _workers(workers, loop)
+    failures: tuple[type[Exception], ...] = (UnsupportedPosition, PoolExhausted)
     if keeper is not None:
         from tdpmmu.worlds.explore.fast.checkpoint import CheckpointError
 
@@ -385,23 +384,19 @@ def run(
             sys.stderr.write("\r\x1b[K")
 
 
-def _workers(asked: int, loop: str, kept: bool) -> int:
-    """How many processes are to search."""
-    from tdpmmu.distribute.processes import cores, forks
+def _workers(asked: int, loop: str) -> int:
+    """How many threads are to search."""
+    from tdpmmu.distribute.processes import cores
     from tdpmmu.worlds.explore.search import PLAIN, can_compile
 
     if asked < 0:
-        raise UsageError(f"--workers: expected a number of processes, or 0 for all, not {asked}")
-    workers = asked or cores()
+        raise UsageError(f"--workers: expected a number of threads, or 0 for all, not {asked}")
+    workers = min(asked or cores(), 2)
     if workers > 1:
         if loop == PLAIN:
-            raise UsageError("--workers: the plain loop is one process")
-        if kept:
-            raise UsageError("--workers: checkpoints are kept by one worker only")
+            raise UsageError("--workers: the plain loop is one thread")
         if not can_compile():
             raise UsageError("--workers needs numba: pip install 'tdpmmu[fast]'")
-        if not forks():
-            raise UsageError("--workers: this system cannot fork processes")
     return workers
 
 

@@ -120,28 +120,17 @@ def ask(
     """
     built = question.build()
     with no_collection():
-        if workers > 1:
-            from tdpmmu.worlds.explore.parallel.search import explore_on
-
-            explorer = explore_on(
-                built.machine,
-                workers,
-                reduce=reduce,
-                budget=budget,
-                first=first,
-                progress=progress,
-            )
-        else:
-            explorer = explore(
-                built.machine,
-                reduce=reduce,
-                budget=budget,
-                first=first,
-                progress=progress,
-                loop=loop,
-                keeper=keeper,
-                storage=storage,
-            )
+        explorer = explore(
+            built.machine,
+            reduce=reduce,
+            budget=budget,
+            first=first,
+            progress=progress,
+            loop=loop,
+            keeper=keeper,
+            storage=storage,
+            workers=workers,
+        )
         result = explorer.result
         if question.properties in ("all", "harm"):
             result.liveness = check_progress(explorer)

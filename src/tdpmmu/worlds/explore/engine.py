@@ -66,10 +66,12 @@ class Explorer(Graph):
         compile_after: int | None = None,
         keeper: Checkpoint | None = None,
         storage: Storage | None = None,
+        workers: int = 1,
     ) -> None:
         super().__init__(machine, reduce=reduce)
         self.keeper = keeper
         self.storage = storage
+        self.workers = workers
         self.compile_after = compile_after
         self.budget = budget or Budget()
         self.first = first

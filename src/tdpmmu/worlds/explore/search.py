@@ -37,13 +37,14 @@ def explore(
     loop: str = AUTO,
     keeper: Checkpoint | None = None,
     storage: Storage | None = None,
+    workers: int = 1,
 ) -> Explorer:
     """Search ``machine``, to the end or to the first violation (of the property ``first``).
 
     It starts again without a guard that a thread does not keep to.  ``loop`` is whether to search
     in compiled code: from the start, never, or once there are many states and if numba is there.
     What is found is the same.  ``keeper`` has it saved now and then, ``storage`` is a set of states
-    that leaves some out (both compiled only).
+    that leaves some out, ``workers`` how many threads search, two at most (all compiled only).
     """
     from tdpmmu.worlds.explore.urgency import check_urgency
 
@@ -65,6 +66,7 @@ def explore(
             compile_after=compile_after,
             keeper=keeper,
             storage=storage,
+            workers=workers,
         )
         try:
             explorer.run()

@@ -20,8 +20,8 @@ config: Any = numba.config
 
 FILES = (
     *("compiling.py", "control.py", "facts.py", "learnt.py", "segments.py", "compose.py"),
-    *("states.py", "lossy.py"),
-    *("kernels.py", "cycles.py", "../turn.py", "../parallel/sets.py", "../parallel/kernels.py"),
+    *("states.py", "lossy.py", "mailbox.py", "adding.py", "kernels.py", "cycles.py"),
+    "../turn.py",
 )
 
 
@@ -40,15 +40,16 @@ _DIRECTORY = _directory()
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use; where nothing can be written, in every process anew.
 
-    For functions that only use arrays which they are given: references are not counted, which
-    would cost an addition and a look at the array's owner wherever one is taken out of a tuple.
+    Other threads run meanwhile.  For functions that only use arrays which they are given:
+    references are not counted, which would cost an addition and a look at the array's owner
+    wherever one is taken out of a tuple.
     """
-    return _compile(function, _nrt=False)
+    return _compile(function, nogil=True, _nrt=False)
 
 
 def allocating(function: Callable[..., Any]) -> Any:
     """The same, for functions that make arrays."""
-    return _compile(function)
+    return _compile(function, nogil=True)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -43,6 +43,7 @@ from tdpmmu.worlds.explore.fast.control import (
     USED,
     WRITTEN,
     Words,
+    mix,
 )
 from tdpmmu.worlds.explore.fast.facts import (
     entry_key,
@@ -367,7 +368,7 @@ def fill(ctl, table, learnt, work, shared, thread, position):
     turns = head >> 2
     if head & 3 == BLOCKED or head & 3 == GONE:
         turns = np.int64(0)
-    if ctl[ENTRIES] + 1 > table.keys.shape[0] // 3 * 2 or ctl[USED] + turns + 2 > pool.shape[0]:
+    if ctl[ENTRIES] + 1 > table.places.shape[0] // 3 * 2 or ctl[USED] + turns + 2 > pool.shape[0]:
         return FULL_ENTRIES
     if ctl[SHARED] + turns + 1 > min(values.shape[0] // chunks, table.slots.shape[0] // 5 * 4):
         return FULL_SHARED
@@ -392,7 +393,7 @@ def fill(ctl, table, learnt, work, shared, thread, position):
             after = intern_candidate(ctl, values, hashes, table.slots, hashed)
             at += 2 * changed
         pool[offset + 1 + turn] = (after << 32) | end
-    put_entry(table.keys, table.offsets, pool[offset - 1], offset)
+    put_entry(table.places, mix(pool[offset - 1]), offset)
     ctl[ENTRIES] += 1
     ctl[USED] = offset + turns + 1
     return MADE

@@ -28,6 +28,9 @@ FIELDS = 38
 DONE, PAUSED, HALTED, FULL_STATES, FULL_PLACES, FULL_SHARED, FULL_ENTRIES = range(7)
 # It cannot compose a turn: Python has to (``ASK``), or to run an operation, or to make room.
 ASK, MISSED_OPERATION, MISSED_ORDER, FULL_FACTS, FULL_WAYS = range(7, 12)
+NO_ROOM = 12
+"""A batch is full."""
+
 NO_LIMIT = 1 << 62
 
 MADE = -1
@@ -39,6 +42,9 @@ FREE, URGENT, BLOCKED, GONE = range(4)
 
 # Which set the states are in: see :mod:`tdpmmu.worlds.explore.storage`.
 EXACT, COMPACT, BITSTATE = range(3)
+
+LINE = 16
+"""Slots of a set of states in a line of the cache: they are looked at together."""
 
 POSITION_MASK = (1 << 31) - 1
 LOW = np.uint64(0xFFFFFFFF)
@@ -62,6 +68,12 @@ def mix(x):
 def slot_of(hashed, capacity):
     """The first slot to look at: any capacity will do, since it multiplies instead of masking."""
     return np.int64(((hashed >> S32) * uint64(capacity)) >> S32)
+
+
+@inlined
+def line_of(hashed, capacity):
+    """The first slot of the line to look at first; a capacity is whole lines."""
+    return slot_of(hashed, capacity // LINE) * LINE
 
 
 def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
@@ -118,5 +130,59 @@ def _store_word(typingctx: Any, array: Any, at: Any, word: Any) -> Any:
     return types.void(array, types.intp, types.uint64), generate
 
 
+def _claim(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
+    """Put a number where 0 is, whatever other threads do; whether it was still there."""
+
+    tools: Any = cgutils
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array_type = signature.args[0]
+        view = context.make_array(array_type)(context, builder, args[0])
+        place = tools.get_item_pointer(context, builder, array_type, view, [args[1]])
+        word = ir.IntType(array_type.dtype.bitwidth)
+        wanted = builder.trunc(args[2], word) if word.width < 64 else args[2]
+        found = builder.cmpxchg(place, word(0), wanted, "monotonic", "monotonic")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(array, types.intp, types.int64), generate
+
+
+def _alike(typingctx: Any, slots: Any, first: Any, kept: Any, wanted: Any) -> Any:
+    """Which of the slots of a line have those bits: one bit for each, the first one's lowest."""
+
+    tools: Any = cgutils
+    word = ir.IntType(32)
+    line = ir.VectorType(word, LINE)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array_type = signature.args[0]
+        view = context.make_array(array_type)(context, builder, args[0])
+        place = tools.get_item_pointer(context, builder, array_type, view, [args[1]])
+        slots = builder.load(builder.bitcast(place, line.as_pointer()), align=4)
+        first = ir.Constant(line, ir.Undefined)
+        everywhere = ir.Constant(line, [0] * LINE)
+
+        def spread(number: Any) -> Any:
+            one = builder.insert_element(first, builder.trunc(number, word), word(0))
+            return builder.shuffle_vector(one, first, everywhere)
+
+        same = builder.icmp_unsigned("==", builder.and_(slots, spread(args[2])), spread(args[3]))
+        return builder.zext(builder.bitcast(same, ir.IntType(LINE)), ir.IntType(64))
+
+    return types.int64(slots, types.intp, types.int64, types.int64), generate
+
+
+def _lowest(typingctx: Any, bits: Any) -> Any:
+    """The number of the lowest bit that is set; one is."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.int64), generate
+
+
+alike: Any = intrinsic(_alike)
+lowest: Any = intrinsic(_lowest)
 load_word: Any = intrinsic(_load_word)
+claim: Any = intrinsic(_claim)
 store_word: Any = intrinsic(_store_word)

@@ -19,7 +19,7 @@ from tdpmmu.worlds.explore.fast.control import (
     URGENT,
     WIDTH,
 )
-from tdpmmu.worlds.explore.fast.facts import find_entry
+from tdpmmu.worlds.explore.fast.facts import after_entry, find_entry
 from tdpmmu.worlds.explore.fast.lossy import term
 from tdpmmu.worlds.explore.fast.states import (
     clear_field,
@@ -91,7 +91,7 @@ def components(count, tails, heads):
 
 
 @allocating
-def local_edges(keys, offsets, pool, first_place, urgent):
+def local_edges(pool, used, first_place, urgent):
     """``(where in the pool, shared before and after, place ...)`` of all turns without progress.
 
     Or else of all urgent turns.
@@ -100,15 +100,16 @@ def local_edges(keys, offsets, pool, first_place, urgent):
     for turn in (False, True):
         edges = np.empty((5, count if turn else 0), np.int64)
         count = 0
-        for slot in range(keys.shape[0]):
-            if keys[slot] == 0:
-                continue
-            key = keys[slot] - 1
+        offset = np.int64(1)
+        while offset < used:
+            key = pool[offset - 1] - 1
             shared, thread, position = key >> 24, key >> 18 & 63, key & ((1 << 18) - 1)
-            head = pool[offsets[slot]]
+            head = pool[offset]
+            first = offset + 1
+            offset = after_entry(pool, offset)
             if head & 3 != URGENT and (urgent or head & 3 != FREE):
                 continue
-            for at in range(offsets[slot] + 1, offsets[slot] + 1 + (head >> 2)):
+            for at in range(first, first + (head >> 2)):
                 word = pool[at]
                 if word >> 31 & 1 and not urgent:
                     continue
@@ -123,25 +124,23 @@ def local_edges(keys, offsets, pool, first_place, urgent):
 
 
 @compiled
-def mark(keys, offsets, pool, kept, marks):
+def mark(pool, used, kept, marks):
     """Mark turns, and the heads of the entries that they are in."""
     for i in range(kept.shape[0]):
         marks[kept[i]] = 1
-    for slot in range(keys.shape[0]):
-        if keys[slot] == 0:
-            continue
-        offset = offsets[slot]
+    offset = np.int64(1)
+    while offset < used:
         head = pool[offset]
-        if head & 3 != FREE and head & 3 != URGENT:
-            continue
-        for at in range(offset + 1, offset + 1 + (head >> 2)):
-            if marks[at]:
-                marks[offset] = 1
-                break
+        if head & 3 == FREE or head & 3 == URGENT:
+            for at in range(offset + 1, offset + 1 + (head >> 2)):
+                if marks[at]:
+                    marks[offset] = 1
+                    break
+        offset = after_entry(pool, offset)
 
 
 @allocating
-def marked_edges(ctl, packed, keys, offsets, pool, alone, marks, first, hashed):
+def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed):
     """``(thread, from, to)`` of marked turns that the search followed, in the states' order.
 
     From the state ``first`` on, to those that were searched.  ``hashed``: ``to`` is the state's
@@ -161,7 +160,7 @@ def marked_edges(ctl, packed, keys, offsets, pool, alone, marks, first, hashed):
         some = False
         for thread in range(threads):
             position = field_of(packed, words, 0, thread)
-            at = find_entry(keys, offsets, shared, thread, position)
+            at = find_entry(places, pool, shared, thread, position)
             at_of[thread] = at
             if at >= 0 and marks[at]:
                 some = True

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import uint64
 
-from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
+from tdpmmu.worlds.explore.fast.compiling import allocating, compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     CHUNKS,
@@ -22,16 +22,30 @@ from tdpmmu.worlds.explore.fast.control import (
     SHARED,
     SHARED_BITS,
     Words,
+    claim,
     mix,
+    prefetch,
     slot_of,
 )
 
+AT_BITS = 40
+AT = (np.int64(1) << AT_BITS) - 1
+"""The part of a place that says where the entry is."""
+
+TAG_BITS = 22
+
+AT_ONCE = 32
+"""Entries for whose places memory is asked before they are put there."""
+
 
 class Table(NamedTuple):
-    """Entries by shared state, thread and position; and the shared states."""
+    """Entries by shared state, thread and position; and the shared states.
 
-    keys: Words
-    offsets: Words
+    ``places`` says where in the pool entries are, with bits of their keys' hashes above.  There,
+    an entry's key comes before it.
+    """
+
+    places: Words
     pool: Words
     values: Words
     hashes: Words
@@ -45,14 +59,14 @@ def entry_key(shared, thread, position):
 
 
 @compiled
-def find_key(keys, offsets, key):
+def find_key(keys, values, key):
     """What is there, or -1."""
     capacity = keys.shape[0]
     slot = slot_of(mix(key), capacity)
     while True:
         there = keys[slot]
         if there == key:
-            return offsets[slot]
+            return values[slot]
         if there == 0:
             return np.int64(-1)
         slot += 1
@@ -61,14 +75,8 @@ def find_key(keys, offsets, key):
 
 
 @compiled
-def find_entry(keys, offsets, shared, thread, position):
-    """The entry's offset in the pool, or -1."""
-    return find_key(keys, offsets, entry_key(shared, thread, position))
-
-
-@compiled
-def put_entry(keys, offsets, key, offset):
-    """A new entry; there has to be room."""
+def put_key(keys, values, key, value):
+    """A new key; there has to be room."""
     capacity = keys.shape[0]
     slot = slot_of(mix(key), capacity)
     while keys[slot] != 0:
@@ -76,27 +84,86 @@ def put_entry(keys, offsets, key, offset):
         if slot == capacity:
             slot = 0
     keys[slot] = key
-    offsets[slot] = offset
+    values[slot] = value
 
 
 @compiled
-def index_entries(keys, offsets, pool, used):
-    """All entries of a pool, which has the key of each before its head."""
-    at = 0
-    while at < used:
-        put_entry(keys, offsets, pool[at], at + 1)
-        head = pool[at + 1]
-        at += 2
-        if head & 3 != BLOCKED and head & 3 != GONE:
-            at += head >> 2
-
-
-@compiled
-def move_entries(keys, offsets, new_keys, new_offsets):
-    """All entries into a larger table."""
+def move_keys(keys, values, new_keys, new_values):
+    """All keys into a larger table."""
     for i in range(keys.shape[0]):
         if keys[i] != 0:
-            put_entry(new_keys, new_offsets, keys[i], offsets[i])
+            put_key(new_keys, new_values, keys[i], values[i])
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+@inlined
+def tag_of_key(hashed):
+    """What a place has above where the entry is."""
+    return np.int64(hashed) & ((np.int64(1) << TAG_BITS) - 1)
+
+
+@compiled
+def find_entry(places, pool, shared, thread, position):
+    """Where in the pool an entry is, or -1."""
+    key = entry_key(shared, thread, position)
+    hashed = mix(key)
+    tag = tag_of_key(hashed)
+    place = slot_of(hashed, places.shape[0])
+    while places[place] != 0:
+        if places[place] >> AT_BITS == tag:
+            at = places[place] & AT
+            if pool[at - 1] == key:
+                return at
+        place += 1
+        if place == places.shape[0]:
+            place = 0
+    return np.int64(-1)
+
+
+@compiled
+def put_entry(places, hashed, at):
+    """A new entry; there has to be room."""
+    entry = tag_of_key(hashed) << AT_BITS | at
+    place = slot_of(hashed, places.shape[0])
+    while places[place] != 0 or not claim(places, place, entry):
+        place += 1
+        if place == places.shape[0]:
+            place = 0
+
+
+@compiled
+def enter(places, key, at):
+    """The same, for Python."""
+    put_entry(places, mix(key), at)
+
+
+@compiled
+def after_entry(pool, at):
+    """Where the next entry of a pool is, behind its key."""
+    head = pool[at]
+    if head & 3 == BLOCKED or head & 3 == GONE:
+        return at + 2
+    return at + 2 + (head >> 2)
+
+
+@allocating
+def index_entries(places, pool, begin, end):
+    """The entries of a part of a pool; several threads can do this at once, each with a part."""
+    hashes = np.empty(AT_ONCE, np.uint64)
+    entries = np.empty(AT_ONCE, np.int64)
+    at = np.int64(begin)
+    while at < end:
+        some = 0
+        while some < AT_ONCE and at < end:
+            entries[some] = at
+            hashes[some] = mix(pool[at - 1])
+            prefetch(places, slot_of(hashes[some], places.shape[0]))
+            some += 1
+            at = after_entry(pool, at)
+        for i in range(some):
+            put_entry(places, hashes[i], entries[i])
 
 
 # --- shared states --------------------------------------------------------------------------------

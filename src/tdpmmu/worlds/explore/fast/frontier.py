@@ -22,6 +22,8 @@ class Frontier(Store):
         self.storage = storage
         words = storage.size // 4 // lossy.WORDS * lossy.WORDS
         self._table = Room(np.uint32, words, words).array[:words]
+        if storage.kind == COMPACT:
+            self.most = words // 8 * 7
         self.given_back = 0
         self._start: tuple[Words, Words] | None = None
         super().__init__(ctl)
@@ -32,19 +34,13 @@ class Frontier(Store):
         """The set."""
         return self._table
 
-    @property
-    def most(self) -> int:
-        """States for which the table has room."""
-        compact = self.storage.kind == COMPACT
-        return len(self._table) // 8 * 7 if compact else c.NO_LIMIT
-
     def full(self) -> bool:
         """Whether the table is."""
         return int(self.ctl[c.ROOM]) == self.most
 
-    def grow_states(self, capacity: int = 0, *, most: int = 0) -> None:
+    def grow_states(self, capacity: int = 0, *, most: int = 0, narrow: bool = True) -> None:
         """Room for more states in the order in which they were found: it is given back again."""
-        super().grow_states(capacity)
+        super().grow_states(capacity, narrow=narrow)
         self.ctl[c.ROOM] = min(self.capacity, self.most)
 
     def fill(self, shared: Words, rows: Words, parents: Words, searched: int) -> None:
@@ -78,7 +74,7 @@ class Frontier(Store):
             self.ctl[c.COUNT] = 0
             self.slots[:] = 0
             hashes, source = np.array([hashed], np.uint64), np.ones(1, np.int64)
-            add(self.ctl, self.packed(), 1, words, source, hashes)
+            add(self.ctl, self.packed(), 0, 1, words, source, hashes)
             self._links.array[0] = 0  # it was found from none
 
     def state(self, number: int) -> tuple[int, list[int]]:

@@ -7,22 +7,18 @@ word for each turn, with the shared state and the position after it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import uint64
 
+from tdpmmu.worlds.explore.fast.adding import AT_ONCE, BATCH, THREAD_BITS, TURNS, add
 from tdpmmu.worlds.explore.fast.compiling import compiled
 from tdpmmu.worlds.explore.fast.compose import fill
 from tdpmmu.worlds.explore.fast.control import (
-    BITSTATE,
     BLOCKED,
-    COMPACT,
     COUNT,
     CURRENT,
     DEPTH,
     DONE,
-    EXACT,
     FREE,
     FULL_STATES,
     GONE,
@@ -32,72 +28,26 @@ from tdpmmu.worlds.explore.fast.control import (
     MADE,
     MISSED_SHARED,
     MISSED_START,
+    NO_ROOM,
     PAUSED,
-    POSITION_MASK,
     ROOM,
-    S32,
     STATES,
-    STORAGE,
     THREADS,
     TRANSITIONS,
     URGENT,
     WIDTH,
-    Words,
     mix,
     prefetch,
     slot_of,
 )
-from tdpmmu.worlds.explore.fast.facts import entry_key, find_entry
-from tdpmmu.worlds.explore.fast.lossy import WORDS, add_bits, add_fingerprints, term
+from tdpmmu.worlds.explore.fast.facts import AT, AT_BITS, entry_key, find_entry, tag_of_key
 from tdpmmu.worlds.explore.fast.states import (
-    add_hashed,
-    clear_field,
     field_of,
-    hash_state,
     load_state,
-    put_field,
 )
 
-AT_ONCE = 32
-"""States that are looked at before what they lead to is added."""
-
-BATCH = 1 << 16
-"""Turns that can wait: more than one state has (64 threads with 1,023 each)."""
-
-
-class Batch(NamedTuple):
-    """Room for some states and for what their turns lead to, not yet added.
-
-    ``states``: their words, and ``positions``, ``offsets``: those of their threads, and of their
-    entries.  ``words``, ``source``, ``hashes``, ``slots``: the states that they lead to, from which
-    state, and where these might be.  ``chosen`` and ``movers``: the entries of one state that are
-    followed.
-    """
-
-    states: Words
-    positions: Words
-    offsets: Words
-    words: Words
-    source: Words
-    hashes: Words
-    slots: Words
-    chosen: Words
-    movers: Words
-
-
-def new_batch(threads: int, words: int) -> Batch:
-    """Room for a batch; what is not touched takes no memory."""
-    return Batch(
-        np.empty((AT_ONCE + 1) * words, np.uint64),
-        np.empty(AT_ONCE * threads, np.int64),
-        np.empty(AT_ONCE * threads, np.int64),
-        np.empty(BATCH * words, np.uint64),
-        np.empty(BATCH, np.int64),
-        np.empty(BATCH, np.uint64),
-        np.empty(BATCH, np.int64),
-        np.empty(threads, np.int64),
-        np.empty(threads, np.int64),
-    )
+NEAR = 1 << 12
+"""Before the budget of states ends by fewer than this, they are searched one by one."""
 
 
 @compiled
@@ -111,11 +61,11 @@ def _all_ended(learnt, positions, base, lanes):
 
 @compiled
 def _look_up(ctl, packed, table, batch, ended, first, end):
-    """Unpack some states, and find what their threads can do, or -1."""
+    """Unpack some states, and find where entries of their threads seem to be, or -1."""
     threads = ctl[THREADS]
     each = len(packed.shape)
     width = ctl[WIDTH]
-    keys, offsets = table.keys, table.offsets
+    places, pool = table.places, table.pool
     states, positions = batch.states, batch.positions
     base = 0
     for number in range(first, end):
@@ -125,56 +75,137 @@ def _look_up(ctl, packed, table, batch, ended, first, end):
         for thread in range(threads):
             position = field_of(packed, states, at, thread)
             positions[base] = position
-            slot = -1
+            hashed = uint64(0)
             if position != ended[thread]:
-                slot = slot_of(mix(entry_key(shared, thread, position)), keys.shape[0])
-                prefetch(keys, slot)
-                prefetch(offsets, slot)
-            batch.offsets[base] = slot
+                hashed = mix(entry_key(shared, thread, position))
+                prefetch(places, slot_of(hashed, places.shape[0]))
+            batch.hashes[base] = hashed
             base += 1
-    base = 0
-    for number in range(first, end):
-        shared = field_of(packed, states, (number - first) * each, threads)
-        for thread in range(threads):
-            slot = batch.offsets[base]
-            if slot >= 0:
-                key = entry_key(shared, thread, positions[base])
-                while keys[slot] != key and keys[slot] != 0:
-                    slot += 1
-                    if slot == keys.shape[0]:
-                        slot = 0
-                offset = np.int64(-1)
-                if keys[slot]:
-                    offset = offsets[slot]
-                    prefetch(table.pool, offset)
-                batch.offsets[base] = offset
-            base += 1
+    for base in range((end - first) * threads):
+        offset = np.int64(-1)
+        hashed = batch.hashes[base]
+        if hashed:
+            tag = tag_of_key(hashed)
+            place = slot_of(hashed, places.shape[0])
+            while places[place] != 0:
+                if places[place] >> AT_BITS == tag:
+                    offset = places[place] & AT
+                    prefetch(pool, offset - 1)
+                    break
+                place += 1
+                if place == places.shape[0]:
+                    place = 0
+        batch.offsets[base] = offset
 
 
 @compiled
-def advance(ctl, packed, table, learnt, work, batch, lanes, alone, ended):
-    """Search on, until done, paused at ``LIMIT``, or something is missing.
+def _chosen(ctl, table, learnt, work, batch, lanes, alone, ended, shared, base):
+    """``(code, entries, turns)``: how many of either are followed from one state.
 
-    When all threads in ``lanes`` have ended, those that run alone are looked at side by side,
-    whatever their entries say of others.
+    Its entries are in ``batch.chosen``, whose threads in ``batch.movers``.  Or what stands in the
+    way: what :func:`~tdpmmu.worlds.explore.fast.compose.fill` says, or ``HALTED``.
     """
-    keys, offsets, pool, slots = table.keys, table.offsets, table.pool, packed.slots
+    places, pool = table.places, table.pool
+    positions, chosen, movers = batch.positions, batch.chosen, batch.movers
+    found = 0
+    total = np.int64(0)
+    lane = 0
+    rival = np.int64(-1)
+    filled = False
+    late = False
+    while True:
+        if lane == (alone.shape[0] if late else lanes.shape[0]):
+            if found or late or not _all_ended(learnt, positions, base, lanes):
+                break
+            late = True
+            lane = 0
+            continue
+        thread = rival if rival >= 0 else (alone[lane] if late else lanes[lane])
+        position = positions[base + thread]
+        if position == ended[thread] and rival < 0 and not late:
+            lane += 1
+            continue
+        offset = batch.offsets[base + thread]
+        if offset < 0 or pool[offset - 1] != entry_key(shared, thread, position):
+            offset = find_entry(places, pool, shared, thread, position)
+            batch.offsets[base + thread] = offset
+        if offset < 0:
+            code = fill(ctl, table, learnt, work, shared, thread, position)
+            if code == MADE:
+                filled = True
+                continue
+            ctl[MISSED_SHARED], ctl[MISSED_START] = shared, position
+            return code, 0, total
+        head = pool[offset]
+        kind = head & 3
+        count = head >> 2 if kind in (FREE, URGENT) else np.int64(0)
+        if filled and kind == GONE and rival < 0 and not late:
+            ended[thread] = position
+        filled = False
+        if rival >= 0 or (kind == URGENT and not late):
+            # Nobody else need be looked at.
+            chosen[0] = offset
+            movers[0] = thread
+            return np.int64(MADE), 1, count
+        if kind == BLOCKED and not late:
+            rival = head >> 2
+            continue
+        if count:
+            chosen[found] = offset
+            movers[found] = thread
+            total += count
+            found += 1
+        lane += 1
+    if found == 0 and not (late and _all_ended(learnt, positions, base, alone)):
+        return np.int64(HALTED), 0, total
+    return np.int64(MADE), found, total
+
+
+@compiled
+def look(ctl, packed, table, learnt, work, batch, lanes, alone, ended, first, end, begin):
+    """``(code, searched, found, turns)``: what is followed from states ``first`` to ``end``.
+
+    The entries are in ``batch``, from ``begin`` to ``found``, and have so many turns in all; all
+    states before ``searched`` have been dealt with.
+    """
     threads = ctl[THREADS]
     each = len(packed.shape)
-    states, words, hashes, source = batch.states, batch.words, batch.hashes, batch.source
-    positions, chosen, movers = batch.positions, batch.chosen, batch.movers
-    rest = AT_ONCE * each
-    most = ctl[ROOM]
-    # Places of the set: slots, or blocks of bits.
-    storage = ctl[STORAGE]
-    each_place = WORDS if storage == BITSTATE else 1
-    all_places = slots.shape[0] // each_place
-    left = uint64(0)
+    chosen, movers = batch.chosen, batch.movers
+    room = begin + BATCH
+    found = begin
+    turns = np.int64(0)
+    current = first
+    while current < end:
+        some = current
+        until = min(some + AT_ONCE, end)
+        _look_up(ctl, packed, table, batch, ended, some, until)
+        while current < until:
+            shared = field_of(packed, batch.states, (current - some) * each, threads)
+            base = (current - some) * threads
+            code, count, total = _chosen(
+                ctl, table, learnt, work, batch, lanes, alone, ended, shared, base
+            )
+            if code != MADE:
+                return code, current, found, turns
+            if found + count > room or turns + total > TURNS:
+                return np.int64(NO_ROOM), current, found, turns
+            for which in range(count if total else 0):
+                batch.source[found] = current
+                batch.entries[found] = chosen[which] << THREAD_BITS | movers[which]
+                found += 1
+            turns += total
+            current += 1
+    return np.int64(MADE), current, found, turns
+
+
+@compiled
+def advance(ctl, packed, table, learnt, work, batch, window, lanes, alone, ended):
+    """Search on, until done, paused at ``LIMIT``, or something is missing."""
     current = ctl[CURRENT]
     while True:
-        waiting = np.int64(0)
         # Stop where it has to be known how many states there are.
-        end = min(current + AT_ONCE, ctl[COUNT], ctl[LIMIT])
+        near = ctl[COUNT] + NEAR > ctl[STATES]
+        end = min(current + (1 if near else AT_ONCE), ctl[COUNT], ctl[LIMIT])
         if current < ctl[LEVEL_ENDS]:
             end = min(end, ctl[LEVEL_ENDS])
         if ctl[COUNT] > ctl[STATES]:
@@ -186,110 +217,13 @@ def advance(ctl, packed, table, learnt, work, batch, lanes, alone, ended):
         if current == ctl[LEVEL_ENDS]:
             ctl[DEPTH] += 1
             ctl[LEVEL_ENDS] = ctl[COUNT]
-        first = current
-        _look_up(ctl, packed, table, batch, ended, first, end)
-        code = np.int64(MADE)
-        while current < end:
-            at = (current - first) * each
-            base = (current - first) * threads
-            shared = field_of(packed, states, at, threads)
-            found = 0
-            total = np.int64(0)
-            lane = 0
-            rival = np.int64(-1)
-            filled = False
-            late = False
-            while True:
-                if lane == (alone.shape[0] if late else lanes.shape[0]):
-                    if found or late or not _all_ended(learnt, positions, base, lanes):
-                        break
-                    late = True
-                    lane = 0
-                    continue
-                thread = rival if rival >= 0 else (alone[lane] if late else lanes[lane])
-                position = positions[base + thread]
-                if position == ended[thread] and rival < 0 and not late:
-                    lane += 1
-                    continue
-                offset = batch.offsets[base + thread]
-                if offset < 0:
-                    offset = find_entry(keys, offsets, shared, thread, position)
-                    batch.offsets[base + thread] = offset
-                if offset < 0:
-                    code = fill(ctl, table, learnt, work, shared, thread, position)
-                    if code == MADE:
-                        filled = True
-                        continue
-                    ctl[MISSED_SHARED], ctl[MISSED_START] = shared, position
-                    break
-                head = pool[offset]
-                kind = head & 3
-                count = head >> 2 if kind in (FREE, URGENT) else np.int64(0)
-                if filled and kind == GONE and rival < 0 and not late:
-                    ended[thread] = position
-                filled = False
-                if rival >= 0 or (kind == URGENT and not late):
-                    # Nobody else need be looked at.
-                    found = 1
-                    total = count
-                    chosen[0] = offset
-                    movers[0] = thread
-                    break
-                if kind == BLOCKED and not late:
-                    rival = head >> 2
-                    continue
-                if count:
-                    chosen[found] = offset
-                    movers[found] = thread
-                    total += count
-                    found += 1
-                lane += 1
-            if code != MADE:
-                break
-            if found == 0 and not (late and _all_ended(learnt, positions, base, alone)):
-                code = np.int64(HALTED)
-                break
-            if ctl[COUNT] + waiting + total > most:
-                code = np.int64(FULL_STATES)
-                break
-            if waiting + total > BATCH or (waiting and ctl[COUNT] + waiting + total > ctl[STATES]):
-                break
-            for which in range(found if total else 0):
-                offset, thread = chosen[which], movers[which]
-                for i in range(each):
-                    states[rest + i] = states[at + i]
-                clear_field(packed, states, rest, thread)
-                clear_field(packed, states, rest, threads)
-                if storage != EXACT:
-                    left = uint64(0)
-                    for other in range(threads):
-                        if other != thread:
-                            left += term(other, positions[base + other])
-                for turn in range(offset + 1, offset + 1 + (pool[offset] >> 2)):
-                    to = waiting * each
-                    for i in range(each):
-                        words[to + i] = states[rest + i]
-                    position = pool[turn] & POSITION_MASK
-                    after = uint64(pool[turn]) >> S32
-                    put_field(packed, words, to, thread, position)
-                    put_field(packed, words, to, threads, after)
-                    if storage == EXACT:
-                        hashes[waiting] = hash_state(packed, words, to)
-                    else:
-                        hashes[waiting] = left + term(thread, position) + term(threads, after)
-                    prefetch(slots, slot_of(hashes[waiting], all_places) * each_place)
-                    source[waiting] = current
-                    waiting += 1
-            current += 1
-            if ctl[COUNT] + waiting > ctl[STATES]:
-                break
-        if storage == EXACT:
-            add_hashed(ctl, packed, waiting, words, source, hashes, batch.slots)
-        elif storage == COMPACT:
-            add_fingerprints(ctl, packed, waiting, words, source, hashes)
-        else:
-            add_bits(ctl, packed, waiting, words, source, hashes)
-        ctl[TRANSITIONS] += waiting
-        ctl[CURRENT] = current
-        if code != MADE:
+        code, searched, found, turns = look(
+            ctl, packed, table, learnt, work, batch, lanes, alone, ended, current, end, 0
+        )
+        if ctl[COUNT] + turns > ctl[ROOM]:
+            return FULL_STATES
+        add(ctl, packed, table.pool, batch, window, 0, found)
+        ctl[TRANSITIONS] += turns
+        ctl[CURRENT] = current = searched
+        if code != MADE and code != NO_ROOM:
             return code

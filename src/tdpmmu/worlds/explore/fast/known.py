@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import overload
 
 import numpy as np
@@ -13,6 +14,7 @@ from tdpmmu.worlds.explore.fast import facts as f
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.room import Room
 from tdpmmu.worlds.explore.fast.store import slots_for
+from tdpmmu.worlds.explore.fast.together import together
 
 MOST = 1 << 26
 """Shared states for which there is room in place."""
@@ -28,16 +30,16 @@ class Known:
         self._values = Room(np.uint32, MOST * chunks)
         self._hashes = Room(np.uint64, MOST)
         self._shared_slots = Room(np.uint32, slots_for(MOST))
-        self._keys, self._offsets = Room(np.int64, 16 * MOST), Room(np.int64, 16 * MOST)
+        self._places = Room(np.int64, 16 * MOST)
         self._pool = Room(np.int64, 64 * MOST)
+        self.threads_at_work = 1
+        self._indexed = 1
         self.grow_shared(shared)
         self._grow_entries(4 * shared, 4 * shared)
 
     def table(self) -> f.Table:
         """The arrays, for compiled code."""
-        return f.Table(
-            self.keys, self.offsets, self.pool, self.values, self.hashes, self.shared_slots
-        )
+        return f.Table(self.places, self.pool, self.values, self.hashes, self.shared_slots)
 
     # --- growth -------------------------------------------------------------------------------
 
@@ -61,14 +63,18 @@ class Known:
 
     def grow_entries(self, turns: int = 0) -> None:
         """Room for twice as many entries, and for one of so many turns."""
-        self._grow_entries(2 * len(self.keys), 2 * len(self.pool) + turns + 1)
+        self._grow_entries(2 * len(self.places), 2 * len(self.pool) + turns + 1)
 
     def _grow_entries(self, slots: int, words: int) -> None:
-        self.keys: Words = self._keys.grow(slots)[:slots]
-        self.offsets: Words = self._offsets.grow(slots)[:slots]
+        self.places: Words = self._places.grow(slots)[:slots]
         self.pool: Words = self._pool.grow(words)[:words]
-        self.keys[:] = 0
-        f.index_entries(self.keys, self.offsets, self.pool, self.ctl[c.USED])
+        self.places[:] = 0
+        used = int(self.ctl[c.USED])
+        parts = [(1, self._indexed), (self._indexed, used)]
+        if self.threads_at_work == 1:
+            parts = [(1, used)]
+        self._indexed = max(used + 1, 1)
+        together([partial(f.index_entries, self.places, self.pool, *part) for part in parts])
 
     # --- shared states --------------------------------------------------------------------------
 
@@ -99,19 +105,19 @@ class Known:
         """What a thread can do; ``above`` is the number of turns, or the rival."""
         used = int(self.ctl[c.USED])
         need = used + len(turns) + 2
-        if self.ctl[c.ENTRIES] + 1 > len(self.keys) // 3 * 2 or need > len(self.pool):
+        if self.ctl[c.ENTRIES] + 1 > len(self.places) // 3 * 2 or need > len(self.pool):
             self.grow_entries(len(turns))
-        self.pool[used] = f.entry_key(shared, thread, position)
+        key = self.pool[used] = f.entry_key(shared, thread, position)
         self.pool[used + 1] = above << 2 | kind
         for i, (after, end, progress) in enumerate(turns, used + 2):
             self.pool[i] = after << 32 | progress << 31 | end
-        f.put_entry(self.keys, self.offsets, self.pool[used], used + 1)
+        f.enter(self.places, key, used + 1)
         self.ctl[c.ENTRIES] += 1
         self.ctl[c.USED] = need
 
     def entry(self, thread: int, shared: int, position: int) -> list[int]:
         """The head of an entry and its turns; KeyError if there is none."""
-        offset = int(f.find_entry(self.keys, self.offsets, shared, thread, position))
+        offset = int(f.find_entry(self.places, self.pool, shared, thread, position))
         if offset < 0:
             raise KeyError((thread, shared, position))
         head = int(self.pool[offset])
@@ -119,13 +125,20 @@ class Known:
         words: list[int] = self.pool[offset : offset + 1 + count].tolist()
         return words
 
+    def entry_keys(self) -> Iterator[int]:
+        """The keys of all entries."""
+        at, used = 1, int(self.ctl[c.USED])
+        while at < used:
+            yield int(self.pool[at - 1])
+            at = int(f.after_entry(self.pool, at))
+
     def restore(self, values: Words, hashes: Words, pool: Words) -> None:
         """Shared states and entries as they were saved; facts are another matter."""
         capacity = max(2 * len(hashes), len(self.hashes))
         self._values.grow(capacity * self.chunks)[: len(values)] = values
         self._hashes.grow(capacity)[: len(hashes)] = hashes
         self.grow_shared(capacity)
-        size = len(self.keys)
+        size = len(self.places)
         while self.ctl[c.ENTRIES] + 1 > size // 3 * 2:
             size *= 2
         self._pool.grow(len(pool))[: len(pool)] = pool
@@ -138,9 +151,7 @@ class Known:
             "shared": self._values.bytes_of(shared * self.chunks)
             + self._hashes.bytes_of(shared)
             + self._shared_slots.bytes_of(len(self.shared_slots)),
-            "turns": self._keys.bytes_of(len(self.keys))
-            + self._offsets.bytes_of(len(self.offsets))
-            + self._pool.bytes_of(used),
+            "turns": self._places.bytes_of(len(self.places)) + self._pool.bytes_of(used),
         }
 
 

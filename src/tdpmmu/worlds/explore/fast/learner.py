@@ -305,5 +305,5 @@ def _about(deed: Deed) -> int:
 def _larger(keys: Words, values: Words, times: int) -> tuple[Words, Words]:
     new_keys = np.zeros(times * len(keys), np.int64)
     new_values = np.zeros(times * len(keys), np.int64)
-    f.move_entries(keys, values, new_keys, new_values)
+    f.move_keys(keys, values, new_keys, new_values)
     return new_keys, new_values

@@ -32,7 +32,7 @@ from tdpmmu.worlds.explore.fast.control import (
     mix,
     slot_of,
 )
-from tdpmmu.worlds.explore.fast.facts import find_key, put_entry
+from tdpmmu.worlds.explore.fast.facts import find_key, put_key
 
 MOVERS = RIGHT, BOTH, LEFT, NEITHER = range(4)
 
@@ -152,7 +152,7 @@ def one_more(ctl, learnt, sequence, what):
     if found < 0:
         ctl[SEQUENCES] += 1
         found = ctl[SEQUENCES]
-        put_entry(learnt.sequences, learnt.sequence_ids, key, found)
+        put_key(learnt.sequences, learnt.sequence_ids, key, found)
     return found
 
 
@@ -257,4 +257,4 @@ def learn_positions(learnt, batch):
     """Add what is after positions: ``[position, result, position after]``, again and again."""
     for at in range(0, batch.shape[0], 3):
         key = batch[at] << 32 | (batch[at + 1] + 1)
-        put_entry(learnt.after_keys, learnt.after, key, batch[at + 2])
+        put_key(learnt.after_keys, learnt.after, key, batch[at + 2])

@@ -17,10 +17,12 @@ from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
+from tdpmmu.worlds.explore.fast.adding import Batch, Window, new_batch, new_window
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
-from tdpmmu.worlds.explore.fast.packing import LEAST_WORDS
+from tdpmmu.worlds.explore.fast.pair import SLICE as PAIRED_SLICE
+from tdpmmu.worlds.explore.fast.pair import Pair
 from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
 from tdpmmu.worlds.explore.memory import most_resident
@@ -60,7 +62,13 @@ class CompiledLoop:
         self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
         self.ended = np.full(len(threads), -1, np.int64)
         self.journal = array("q")
-        self._batch = k.new_batch(len(threads), LEAST_WORDS)
+        self.begin_window()
+        self.pair = Pair(self, self._more_states) if explorer.workers > 1 else None
+        self._slice = SLICE
+        if self.pair is not None:
+            self._slice = PAIRED_SLICE
+            self.store.before_repacking = self.pair.stop
+            self.store.threads_at_work = self.known.threads_at_work = 2
         self.make_room()
 
     def _new_store(self, ctl: Words) -> Store:
@@ -119,31 +127,63 @@ class CompiledLoop:
         explorer._progress = [Flags(table) for table in tables]
 
     def _advance(self) -> int:
+        return self.pair.advance() if self.pair is not None else self.advance_alone()
+
+    def advance_alone(self) -> int:
+        """Search on in this thread, until something comes up."""
+        if self._fields is not self.store.fields:
+            self.begin_window()
         code: int = k.advance(
             self.store.ctl,
             self.store.packed(),
             self.known.table(),
             self.learner.learnt(),
             self.learner.work,
-            self._room_for_batch(),
+            self._batch,
+            self._window,
             self._lanes,
             self._alone,
             self.ended,
         )
         return code
 
-    def _room_for_batch(self) -> k.Batch:
-        threads, words = self.store.threads, len(self.store.fields.shape)
-        if len(self._batch.words) < k.BATCH * words:
-            self._batch = k.new_batch(threads, words)
-        return self._batch
+    def begin_window(self) -> None:
+        """Forget what was added recently: it was packed otherwise, or is to be added again."""
+        self._batch, self._window = self.new_batch(), self.new_window()
+        self._fields = self.store.fields
+
+    def look(self, batch: Batch, begin: int, first: int, end: int) -> tuple[int, int, int, int]:
+        """What is followed from some states: :func:`~tdpmmu.worlds.explore.fast.kernels.look`."""
+        found: tuple[int, int, int, int] = k.look(
+            self.store.ctl,
+            self.store.packed(),
+            self.known.table(),
+            self.learner.learnt(),
+            self.learner.work,
+            batch,
+            self._lanes,
+            self._alone,
+            self.ended,
+            first,
+            end,
+            begin,
+        )
+        return found
+
+    def new_batch(self, batches: int = 1) -> Batch:
+        """Room for batches of states as they are packed now."""
+        return new_batch(self.store.threads, len(self.store.fields.shape), batches)
+
+    def new_window(self) -> Window:
+        """Room for what is about to be added, as it is packed now."""
+        return new_window(len(self.store.fields.shape))
 
     def run(self, began: float) -> None:
         """Search until everything is seen, or the explorer says that it is enough."""
         explorer, ctl = self.explorer, self.store.ctl
         budget = explorer.budget
         ctl[c.STATES] = budget.states or c.NO_LIMIT
-        ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
+        ctl[c.LIMIT] = ctl[c.CURRENT] + self._slice
         try:
             while True:
                 code = self._advance()
@@ -160,6 +200,8 @@ class CompiledLoop:
                 elif not self._grow(code):
                     return
         finally:
+            if self.pair is not None:
+                self.pair.stop()
             explorer.result.transitions = int(ctl[c.TRANSITIONS])
             explorer.result.depth = int(ctl[c.DEPTH])
             explorer.result.memory = self.bytes_used()
@@ -226,7 +268,8 @@ class CompiledLoop:
         current = int(ctl[c.CURRENT])
         broken = len(self.explorer.result.violations)
         self._put((c.HALTED, 0, 0, 0, current, *[0] * self.known.chunks))
-        ctl[c.CURRENT] = current + 1
+        if ctl[c.CURRENT] == current:  # all up to here has found room
+            ctl[c.CURRENT] = current + 1
         if len(self.explorer.result.violations) > broken and self.explorer.first:
             ctl[c.LIMIT] = current + 1
 
@@ -238,7 +281,7 @@ class CompiledLoop:
         if ctl[c.COUNT] > ctl[c.STATES]:
             explorer.stopped_by_states()
             return True
-        ctl[c.LIMIT] = ctl[c.CURRENT] + SLICE
+        ctl[c.LIMIT] = ctl[c.CURRENT] + self._slice
         explorer.result.transitions = int(ctl[c.TRANSITIONS])
         explorer.result.depth = int(ctl[c.DEPTH])
         if explorer.keeper is not None and explorer.keeper.due():
@@ -247,15 +290,14 @@ class CompiledLoop:
 
     def _grow(self, code: int) -> bool:
         """Make room, if the budget of memory has any."""
-        left = self.memory_left()
+        if self.pair is not None:
+            self.pair.stop()  # it looks at the arrays as they are
         if code == c.FULL_STATES:
-            if left < self.store.bytes_for(len(self.store) // LEAST_GROWTH):
-                return self._no_memory()
-            self.store.grow_states(most=left)
-            return True
+            return self._more_states(narrow=True) or self._no_memory()
+        left = self.memory_left()
         takes, grow = {
             c.FULL_SHARED: (self.known.shared_slots.nbytes, self.known.grow_shared),
-            c.FULL_ENTRIES: (2 * self.known.keys.nbytes, self.known.grow_entries),
+            c.FULL_ENTRIES: (self.known.places.nbytes, self.known.grow_entries),
             c.FULL_FACTS: (2 * self.learner.turns.nbytes, self.learner.grow_facts),
             c.FULL_WAYS: (0, self.learner.grow_scratch),
         }[code]
@@ -263,6 +305,14 @@ class CompiledLoop:
             return self._no_memory()
         grow()
         self.make_room()
+        return True
+
+    def _more_states(self, *, narrow: bool = False) -> bool:
+        """Make room for states, if there is memory; they may be packed in fewer bytes then."""
+        left = self.memory_left()
+        if left < self.store.bytes_for(len(self.store) // LEAST_GROWTH):
+            return False
+        self.store.grow_states(most=left, narrow=narrow)
         return True
 
     def memory_left(self) -> int:
@@ -295,7 +345,7 @@ class CompiledLoop:
         """
         known, ctl = self.known, self.store.ctl
         places = np.cumsum([0] + [len(table) for table in self.explorer.positions])
-        edges: c.Words = cy.local_edges(known.keys, known.offsets, known.pool, places, urgent)
+        edges: c.Words = cy.local_edges(known.pool, ctl[c.USED], places, urgent)
         settled = 0
         while edges.shape[1] and settled < 2:
             for nodes, row in ((int(ctl[c.SHARED]), 1), (int(places[-1]), 3)):
@@ -322,7 +372,7 @@ class CompiledLoop:
         if not edges.shape[1]:
             return None
         marks = np.zeros(len(known.pool), np.uint8)
-        cy.mark(known.keys, known.offsets, known.pool, edges[0], marks)
+        cy.mark(known.pool, known.ctl[c.USED], edges[0], marks)
         return marks
 
     def _marked_edges(self, marks: Words, first: int, *, hashed: bool) -> Words:
@@ -331,8 +381,7 @@ class CompiledLoop:
         found: Words = cy.marked_edges(
             self.store.ctl,
             self.store.packed(),
-            known.keys,
-            known.offsets,
+            known.places,
             known.pool,
             np.array([one.alone for one in self.explorer.machine.threads]),
             marks,

@@ -53,6 +53,9 @@ class LossyLoop(loop.CompiledLoop):
             return False
         return super()._grow(code)
 
+    def _more_states(self, *, narrow: bool = False) -> bool:
+        return not self.store.full() and super()._more_states(narrow=narrow)
+
     def states_of(self, numbers: Sequence[int]) -> list[int]:
         """Packed states, by ascending numbers."""
         order = self.explorer.order
@@ -71,9 +74,12 @@ class LossyLoop(loop.CompiledLoop):
     def _again(self, search: Callable[[], None]) -> None:
         """Search again from the first state on, and then up to where the search was left."""
         ctl = self.store.ctl
+        if self.pair is not None:
+            self.pair.stop()
         left = ctl.copy()
         try:
             self.store.begin_again()
+            self.begin_window()
             ctl[c.STATES] = c.NO_LIMIT
             search()
             self._search_to(int(left[c.CURRENT]))
@@ -91,7 +97,7 @@ class LossyLoop(loop.CompiledLoop):
         ctl = self.store.ctl
         while ctl[c.CURRENT] < number:
             ctl[c.LIMIT] = min(number, ctl[c.CURRENT] + loop.SLICE)
-            code = self._advance()
+            code = self.advance_alone()
             if code == c.HALTED:
                 ctl[c.CURRENT] += 1
             elif code != c.PAUSED and not (code == c.DONE and ctl[c.CURRENT] == number):

@@ -1,8 +1,8 @@
 """Compiled: the set of states, and the order in which they were found.
 
 A slot of the set has a state's number in its low bits, and as many bits of its hash above as there
-is room for, so that a look at the state itself is seldom in vain.  Slots are at most 7/8 full, and
-are looked at one after the other.
+is room for, so that a look at the state itself is seldom in vain.  Slots are at most 7/8 full.  A
+line of them is looked at in one step; what finds no room in it is in the next.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from numba import uint64
 from tdpmmu.worlds.explore.fast.compiling import allocating, compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     COUNT,
+    LINE,
     LOW,
     NUMBER_BITS,
     WIDTH,
+    alike,
+    claim,
+    line_of,
     load_word,
+    lowest,
     mix,
     prefetch,
-    slot_of,
     store_word,
 )
 
@@ -123,34 +127,24 @@ def find_state(packed, width, bits, words, at):
     hashed = hash_state(packed, words, at)
     mask = (np.int64(1) << bits) - 1
     tag = tag_of(hashed, mask)
-    slot = slot_of(hashed, capacity)
+    line = line_of(hashed, capacity)
     while True:
-        there = np.int64(slots[slot])
-        if there == 0:
+        those = alike(slots, line, ~mask, tag)
+        while those:
+            number = (np.int64(slots[line + lowest(those)]) & mask) - 1
+            if number >= 0 and is_state(packed, width, number, words, at):
+                return number
+            those &= those - 1
+        if alike(slots, line, -1, 0):
             return np.int64(-1)
-        number = (there & mask) - 1
-        if there & ~mask == tag and is_state(packed, width, number, words, at):
-            return number
-        slot += 1
-        if slot == capacity:
-            slot = 0
-
-
-@inlined
-def put_number(slots, bits, hashed, number):
-    """Add a state that is not there yet."""
-    capacity = slots.shape[0]
-    slot = slot_of(hashed, capacity)
-    while slots[slot] != 0:
-        slot += 1
-        if slot == capacity:
-            slot = 0
-    slots[slot] = tag_of(hashed, (np.int64(1) << bits) - 1) | (number + 1)
+        line += LINE
+        if line == capacity:
+            line = 0
 
 
 @compiled
-def add_hashed(ctl, packed, count, words, source, hashes, places):
-    """Add ``count`` states, found from those in ``source``, if they are new.
+def add_hashed(ctl, packed, first, end, words, source, hashes):
+    """Add states ``first`` to ``end``, found from those in ``source``, if they are new.
 
     In two rounds, so that what the second reads the first has asked for.
     """
@@ -159,56 +153,72 @@ def add_hashed(ctl, packed, count, words, source, hashes, places):
     width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
     capacity = slots.shape[0]
     mask = (np.int64(1) << bits) - 1
-    for i in range(count):
-        tag = tag_of(hashes[i], mask)
-        slot = slot_of(hashes[i], capacity)
-        while True:
-            there = np.int64(slots[slot])
-            if there == 0:
-                break
-            if there & ~mask == tag:
-                prefetch(packed.order, ((there & mask) - 1) * width)
-                break
-            slot += 1
-            if slot == capacity:
-                slot = 0
-        places[i] = slot
+    for i in range(first, end):
+        line = line_of(hashes[i], capacity)
+        those = alike(slots, line, ~mask, tag_of(hashes[i], mask))
+        while those:
+            there = np.int64(slots[line + lowest(those)]) & mask
+            prefetch(packed.order, max(there - 1, 0) * width)
+            those &= those - 1
+        if not alike(slots, line, -1, 0):
+            prefetch(slots, line + LINE if line + LINE < capacity else 0)
     found = ctl[COUNT]
-    for i in range(count):
+    for i in range(first, end):
         tag = tag_of(hashes[i], mask)
-        slot = places[i]
+        line = line_of(hashes[i], capacity)
         while True:
-            there = np.int64(slots[slot])
-            if there == 0:
-                slots[slot] = tag | (found + 1)
+            known = False
+            those = alike(slots, line, ~mask, tag)
+            while those:
+                number = (np.int64(slots[line + lowest(those)]) & mask) - 1
+                if number >= 0 and is_state(packed, width, number, words, i * each):
+                    known = True
+                    break
+                those &= those - 1
+            if known:
+                break
+            free = alike(slots, line, -1, 0)
+            if free:
+                slots[line + lowest(free)] = tag | (found + 1)
                 append_state(packed, width, found, words, i * each, source[i])
                 found += 1
                 break
-            if there & ~mask == tag and is_state(
-                packed, width, (there & mask) - 1, words, i * each
-            ):
-                break
-            slot += 1
-            if slot == capacity:
-                slot = 0
+            line += LINE
+            if line == capacity:
+                line = 0
     ctl[COUNT] = found
 
 
 @allocating
-def index_states(ctl, packed):
-    """Fill empty slots."""
+def index_states(ctl, packed, first, end):
+    """Add states ``first`` to ``end`` to the slots, where they are not yet.
+
+    Several threads can do this at once, each for some states.
+    """
     each = len(packed.shape)
+    slots = packed.slots
+    capacity = slots.shape[0]
     words = np.empty(AT_ONCE * each, np.uint64)
     hashes = np.empty(AT_ONCE, np.uint64)
-    width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
-    for first in range(0, ctl[COUNT], AT_ONCE):
-        some = min(AT_ONCE, ctl[COUNT] - first)
+    width = ctl[WIDTH]
+    mask = (np.int64(1) << ctl[NUMBER_BITS]) - 1
+    for begin in range(first, end, AT_ONCE):
+        some = min(AT_ONCE, end - begin)
         for i in range(some):
-            load_state(packed, width, first + i, words, i * each)
+            load_state(packed, width, begin + i, words, i * each)
             hashes[i] = hash_state(packed, words, i * each)
-            prefetch(packed.slots, slot_of(hashes[i], packed.slots.shape[0]))
+            prefetch(slots, line_of(hashes[i], capacity))
         for i in range(some):
-            put_number(packed.slots, bits, hashes[i], first + i)
+            line = line_of(hashes[i], capacity)
+            there = tag_of(hashes[i], mask) | (begin + i + 1)
+            while True:
+                free = alike(slots, line, -1, 0)
+                if free == 0:
+                    line += LINE
+                    if line == capacity:
+                        line = 0
+                elif claim(slots, line + lowest(free), there):
+                    break
 
 
 @allocating

@@ -6,7 +6,9 @@ bytes in the set, slots being at most 7/8 full.  All of it grows in place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from tdpmmu.worlds.explore.fast import states as st
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.packing import Fields, Packed, least_bits, roomy_bits, tight_bits
 from tdpmmu.worlds.explore.fast.room import Room
+from tdpmmu.worlds.explore.fast.together import together
 
 MANY = 1 << 17
 """States from which on it matters how much memory each takes."""
@@ -27,8 +30,8 @@ BEHIND = 256
 
 
 def slots_for(capacity: int) -> int:
-    """Slots for so many states."""
-    return capacity * 8 // 7 + 8
+    """Slots for so many states: whole lines of the cache."""
+    return (capacity * 8 // 7 // c.LINE + 1) * c.LINE
 
 
 def more(capacity: int) -> int:
@@ -39,6 +42,9 @@ def more(capacity: int) -> int:
 class Store:
     """States in the order in which they were found."""
 
+    most = c.NO_LIMIT
+    """States for which there is room, whatever memory there is."""
+
     given_back = 0
     """How many of the first ones are not kept any more."""
 
@@ -46,6 +52,8 @@ class Store:
         self.ctl = ctl
         self.threads = int(ctl[c.THREADS])
         self.capacity = 0
+        self.threads_at_work = 1
+        self.before_repacking: Callable[[], object] = tuple
         self._positions = [1] * self.threads
         self._shared = 1
         self._order = Room(np.uint8, MOST * 16)
@@ -75,8 +83,11 @@ class Store:
         """What so many more states take."""
         return states * (self.fields.width + 1) + 4 * slots_for(states)
 
-    def grow_states(self, capacity: int = 0, *, most: int = 0) -> None:
-        """Room for more states, or for ``capacity``; ``most`` is how many bytes they may take."""
+    def grow_states(self, capacity: int = 0, *, most: int = 0, narrow: bool = True) -> None:
+        """Room for more states, or for ``capacity``; ``most`` is how many bytes they may take.
+
+        ``narrow``: states may be packed in fewer bytes, if they can.
+        """
         before, capacity = self.capacity, capacity or more(self.capacity)
         if most and most < self.bytes_for(capacity - before):
             capacity = before + most * before // self.bytes_for(before)
@@ -88,9 +99,10 @@ class Store:
         self._slots.grow(slots_for(self.capacity))
         self.ctl[c.NUMBER_BITS] = (self.capacity + 1).bit_length()
         self.ctl[c.ROOM] = self.capacity
-        best = Fields(self._wanted())
-        if best.width < self.fields.width:
-            self._repack(best)
+        if narrow:
+            best = Fields(self._wanted())
+            if best.width < self.fields.width:
+                self._repack(best)
         if len(self):
             self._index()
 
@@ -101,6 +113,7 @@ class Store:
         self._positions, self._shared = list(positions), shared
         least = least_bits(positions, shared)
         if any(wide < need for wide, need in zip(self.fields.bits, least, strict=True)):
+            self.before_repacking()
             self._repack(Fields(self._wanted()))
             if len(self):
                 self._index()
@@ -118,9 +131,11 @@ class Store:
         self.ctl[c.WIDTH] = fields.width
 
     def _index(self) -> None:
-        """Fill the slots anew."""
+        """Fill the slots anew, by several threads if there are."""
         self.slots[:] = 0
-        st.index_states(self.ctl, self.packed())
+        packed, threads = self.packed(), self.threads_at_work
+        ends = [len(self) * part // threads for part in range(threads + 1)]
+        together([partial(st.index_states, self.ctl, packed, *part) for part in pairwise(ends)])
 
     # --- filling ------------------------------------------------------------------------------
 

@@ -134,8 +134,8 @@ class Table(Mapping[int, Entry]):
         return deltas if head & 3 == c.URGENT else tuple(deltas)
 
     def __iter__(self) -> Iterator[int]:
-        for key in self.known.keys.tolist():
-            if key and (key - 1) >> 18 & 63 == self.thread:
+        for key in self.known.entry_keys():
+            if (key - 1) >> 18 & 63 == self.thread:
                 yield (key - 1) >> 24 << self.packing.bits | (key - 1) & (1 << 18) - 1
 
     def __len__(self) -> int:
