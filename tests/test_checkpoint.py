@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from toys import CHOICES, LOCKING, random_program
 
-from tdpmmu.scenarios.question import ask
+from tdpmmu.scenarios.question import BUDGET, ask
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
-from tdpmmu.worlds.explore.exploration import Budget
+from tdpmmu.worlds.explore import progress
+from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget
 from tdpmmu.worlds.explore.search import PLAIN, explore
 
 pytest.importorskip("numba")
@@ -27,6 +28,7 @@ from test_compiled import same
 from tdpmmu.worlds.explore.fast import checkpoint as module
 from tdpmmu.worlds.explore.fast import loop
 from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint, CheckpointError
+from tdpmmu.worlds.explore.fast.learner import Learner
 
 
 class Killed(BaseException):
@@ -182,6 +184,9 @@ def test_damage(saved: Path) -> None:
         "DELETE FROM words WHERE name = 'pool'",
         "DELETE FROM about WHERE key = 'state'",
         "UPDATE about SET value = '{' WHERE key = 'state'",
+        # One more state is said to have been searched.
+        "UPDATE about SET value = '[{\"control\": [1' || substr(value, 15) WHERE key = 'state'",
+        "UPDATE about SET value = replace(value, ', []]', ', [\"srcu\"]]') WHERE key = 'state'",
     ):
         saved.write_bytes(whole)
         with sqlite3.connect(saved) as db:
@@ -203,6 +208,90 @@ def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
     again = Checkpoint(path, "x", resume=True)
     assert again.state["control"][0] > 0
     same(explore(build().machine, loop=PLAIN), explore(build().machine, keeper=again))
+
+
+def test_one_search_in_a_file_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    first = Checkpoint(path, "x", resume=False)
+    with pytest.raises(CheckpointError, match="x: another process keeps a search in it"):
+        Checkpoint(path, "x", resume=True)
+    first.close()
+    Checkpoint(path, "x", resume=True).close()
+
+
+def test_killed_before_anything_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    explore(question("z12", FIXED).build().machine, keeper=Checkpoint(path, "x", resume=True))
+    again = Checkpoint(path, "x", resume=True)
+    assert again.state["control"][0] > 0
+    again.close()
+
+
+@pytest.mark.parametrize("after", [1, 30])
+@pytest.mark.parametrize("what", ["walk", "tell"])
+def test_ctrl_c_in_the_middle_of_a_question(
+    what: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    real = getattr(Learner, what)
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == after + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    build = question("z1", FIXED).build
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, what, interrupted)
+        keeper = Checkpoint(tmp_path / "x", "x", resume=False)
+        assert explore(build().machine, keeper=keeper).result.stopped == INTERRUPTED
+    again = Checkpoint(tmp_path / "x", "x", resume=True)
+    assert again.state["control"]
+    same(explore(build().machine, loop=PLAIN), explore(build().machine, keeper=again))
+
+
+def test_what_is_half_known_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = Learner.walk
+
+    def fails(*arguments: Any) -> None:
+        walk(*arguments)
+        raise RuntimeError("half done")
+
+    build = question("z1", FIXED).build
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "walk", fails)
+        with pytest.raises(RuntimeError, match="half done"):
+            explore(build().machine, keeper=Checkpoint(tmp_path / "x", "x", resume=False))
+    again = Checkpoint(tmp_path / "x", "x", resume=True)
+    assert not again.state
+    same(explore(build().machine, loop=PLAIN), explore(build().machine, keeper=again))
+
+
+def test_ctrl_c_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Checkpoint(tmp_path / "x", "x", resume=False)
+
+    def interrupted(state: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keeper, "_put_state", interrupted)
+        found = explore(question("z1", FIXED).build().machine, keeper=keeper)
+    assert found.result.stopped == INTERRUPTED
+    again = Checkpoint(tmp_path / "x", "x", resume=True)
+    assert not again.state
+    again.close()
+
+
+def test_ctrl_c_while_cycles_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(explorer: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress, "_report_cycle", interrupted)
+    verdict = ask(question("z12", FIXED))
+    assert (verdict.status, verdict.exploration.stopped) == (BUDGET, INTERRUPTED)
 
 
 def test_code_that_does_something_else(saved: Path) -> None:

@@ -24,7 +24,7 @@ from os.path import basename
 from tdpmmu.events.records import LockTaken
 from tdpmmu.machine.ghost import HARM
 from tdpmmu.worlds.explore.engine import Explorer
-from tdpmmu.worlds.explore.exploration import Counterexample
+from tdpmmu.worlds.explore.exploration import INTERRUPTED, Counterexample
 from tdpmmu.worlds.explore.graph import POSITION_BITS
 from tdpmmu.worlds.explore.turn import Turn
 
@@ -43,27 +43,35 @@ Edge = tuple[int, int, int]
 def check_progress(explorer: Explorer) -> str:
     """Look for a fair cycle without progress; report the one that is reached soonest.
 
-    The result, also put into ``explorer.result.liveness``, is ``"checked"`` or why not.
+    The result, also put into ``explorer.result.liveness``, is ``"checked"`` or why not.  Ctrl-C
+    while it looks is one in the search: that is not exhausted, then.
     """
     result = explorer.result
     if not result.ended:
         result.liveness = NOT_EXHAUSTED
         return result.liveness
     try:
-        if explorer.compiled is not None:
-            edges = explorer.compiled.edges_on_cycles()
-        else:
-            edges = edges_on_cycles(explorer)
+        _report_cycle(explorer)
     except MemoryError:
         result.liveness = NO_MEMORY
-        return result.liveness
+    except KeyboardInterrupt:
+        result.liveness = NOT_EXHAUSTED
+        result.exhausted, result.stopped = False, INTERRUPTED
+    else:
+        result.liveness = "checked" if result.exhausted else VISITED
+    return result.liveness
+
+
+def _report_cycle(explorer: Explorer) -> None:
+    if explorer.compiled is not None:
+        edges = explorer.compiled.edges_on_cycles()
+    else:
+        edges = edges_on_cycles(explorer)
     for part in _parts(edges):
         fair = part.fair(explorer)
         if fair is not None:
             explorer.report(fair.counterexample(explorer))
             break
-    result.liveness = "checked" if result.exhausted else VISITED
-    return result.liveness
 
 
 def edges_on_cycles(explorer: Explorer) -> list[Edge]:

@@ -78,5 +78,11 @@ def explore(
             if keeper is not None:
                 keeper.restart(mistrusted)
             continue
+        except BaseException:
+            if keeper is not None:
+                keeper.close()
+            raise
         explorer.result.mistrusted = tuple(mistrusted)
+        if keeper is not None:
+            keeper.close()
         return explorer

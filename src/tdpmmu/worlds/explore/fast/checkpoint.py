@@ -25,7 +25,7 @@ from tdpmmu.worlds.explore.fast.packing import Fields
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 
-FORMAT = 3
+FORMAT = 4
 PIECE = 1 << 22
 """Words in one row of the data base."""
 
@@ -63,17 +63,38 @@ class Checkpoint:
         self.state: dict[str, list[int]] = {}
         self.mistrusted: list[str] = []
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            if resume:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=1)
+        except sqlite3.Error as error:
+            raise CheckpointError(f"{path}: cannot be written: {error}") from None
+        try:
+            self._begin(identity, resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, identity: str, resume: bool) -> None:
+        db = self._db
+        try:
+            # Whoever keeps a search in the file has it alone, until the process ends.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("BEGIN IMMEDIATE")
+            new = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if resume and not new:
                 self._open(identity)
-            else:
+            else:  # resumed: it was killed before anything was written
                 self._create(identity)
+            db.execute("COMMIT")
         except sqlite3.Error as error:
             what = "not a checkpoint" if resume else "cannot be written"
-            raise CheckpointError(f"{path}: {what}: {error}") from None
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                what = "another process keeps a search in it"
+            raise CheckpointError(f"{self.path}: {what}: {error}") from None
+
+    def close(self) -> None:
+        """Let others have the file."""
+        self._db.close()
 
     def _create(self, identity: str) -> None:
-        self._db.execute("BEGIN")
         self._db.execute("CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         self._db.execute(
             "CREATE TABLE words (name TEXT, start INTEGER, data BLOB NOT NULL, "
@@ -81,9 +102,7 @@ class Checkpoint:
         )
         self._put("format", FORMAT)
         self._put("identity", identity)
-        self._put("mistrusted", [])
-        self._put("state", {})
-        self._db.execute("COMMIT")
+        self._put_state({})
 
     def _open(self, identity: str) -> None:
         about = dict(self._db.execute("SELECT key, value FROM about").fetchall())
@@ -97,12 +116,19 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.path}: is of another question, or the sources have changed since"
                 ) from None
-            self.state, self.mistrusted = known["state"], known["mistrusted"]
+            if known["crc"] != zlib.crc32(about["state"].encode()):
+                raise ValueError("crc")
+            self.state, self.mistrusted = known["state"]
         except (KeyError, ValueError):
             raise CheckpointError(f"{self.path}: damaged: its description is not whole") from None
 
     def _put(self, key: str, value: object) -> None:
         self._db.execute("REPLACE INTO about VALUES (?, ?)", (key, json.dumps(value)))
+
+    def _put_state(self, state: dict[str, list[int]]) -> None:
+        value = json.dumps([state, self.mistrusted])
+        self._db.execute("REPLACE INTO about VALUES ('state', ?)", (value,))
+        self._put("crc", zlib.crc32(value.encode()))
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -142,7 +168,6 @@ class Checkpoint:
             db.execute("BEGIN IMMEDIATE")
             for name in anew:
                 db.execute("DELETE FROM words WHERE name = ?", (name,))
-            self._put("mistrusted", self.mistrusted)
             for name, words in arrays.items():
                 for start in range(saved.get(name, 0), len(words), PIECE):
                     data = words[start : start + PIECE].astype(WORDS[name]).tobytes()
@@ -150,14 +175,15 @@ class Checkpoint:
                         "INSERT INTO words VALUES (?, ?, ?, ?)",
                         (name, start, data, zlib.crc32(data)),
                     )
-            self._put("state", state)
+            self._put_state(state)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
             raise CheckpointError(
                 f"{self.path}: not written: {error}; the last checkpoint in it is whole"
             ) from None
+        finally:  # Ctrl-C comes here, too
+            if db.in_transaction:
+                db.execute("ROLLBACK")
         self.state = state
         self._saved = {name: len(words) for name, words in arrays.items()}
 

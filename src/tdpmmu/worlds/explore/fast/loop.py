@@ -23,6 +23,7 @@ from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.pair import SLICE as PAIRED_SLICE
 from tdpmmu.worlds.explore.fast.pair import Pair
+from tdpmmu.worlds.explore.fast.patience import Patience
 from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
 from tdpmmu.worlds.explore.memory import most_resident
@@ -62,6 +63,7 @@ class CompiledLoop:
         self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
         self.ended = np.full(len(threads), -1, np.int64)
         self.journal = array("q")
+        self.whole = True  # nothing is half done
         self.begin_window()
         self.pair = Pair(self, self._more_states) if explorer.workers > 1 else None
         self._slice = SLICE
@@ -185,20 +187,22 @@ class CompiledLoop:
         ctl[c.STATES] = budget.states or c.NO_LIMIT
         ctl[c.LIMIT] = ctl[c.CURRENT] + self._slice
         try:
-            while True:
-                code = self._advance()
-                if code in ASKS:
-                    self._fill(code)
-                elif code == c.HALTED:
-                    self._nobody_moves()
-                elif code == c.PAUSED:
-                    if self._enough(began):
+            with Patience() as patience:
+                while True:
+                    code = self._advance()
+                    if code in ASKS:
+                        self._fill(code)
+                    elif code == c.HALTED:
+                        self._nobody_moves()
+                    elif code == c.PAUSED:
+                        if self._enough(began):
+                            return
+                    elif code == c.DONE:
+                        explorer.result.exhausted = not explorer.found_first()
                         return
-                elif code == c.DONE:
-                    explorer.result.exhausted = not explorer.found_first()
-                    return
-                elif not self._grow(code):
-                    return
+                    elif not self._grow(code):
+                        return
+                    patience.heed()
         finally:
             if self.pair is not None:
                 self.pair.stop()
@@ -236,6 +240,7 @@ class CompiledLoop:
     def _put(self, question: tuple[int, ...]) -> None:
         """Put a question to the threads' code, and pass the answer on."""
         code, thread, position, about, current, *row = question
+        self.whole = False
         if code == c.ASK:
             self.learner.ask(thread, tuple(row), position, current)
         elif code == c.MISSED_ORDER:
@@ -247,6 +252,7 @@ class CompiledLoop:
         self.learner.tell()
         self.make_room()
         self.journal.extend(question)
+        self.whole = True
 
     def make_room(self) -> None:
         """Have fields for all positions, and for as many shared states as there is room for."""
@@ -417,7 +423,7 @@ def go_on(
     except Mistrust:
         raise  # nothing of this counts
     except BaseException:
-        if keeper is not None:
+        if keeper is not None and loop.whole:
             keeper.save(loop)
         raise
     if keeper is not None:
