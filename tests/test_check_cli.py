@@ -84,6 +84,24 @@ def refused(*args: str) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--time nan", "--time nan: expected a number that is not negative"),
+        ("--memory -5", "--memory -5: expected a number that is not negative"),
+        ("--states -3", "--states -3: expected a number that is not negative"),
+        ("--every nan", "--every nan: expected seconds that are not negative"),
+        ("--mode pct --depth 1000000", "--depth 1000000: expected 1 to 100"),
+        ("--storage bitstate --memory 999999999", "--memory 999999999: at most 16,777,216 MiB"),
+        ("--profile-states --mode pct", "--mode takes no --profile-states"),
+        ("--profile-states --checkpoint x", "--checkpoint takes no --profile-states"),
+        ("--profile-states --json", "--json takes no --profile-states"),
+    ],
+)
+def test_options_that_make_no_sense(options: str, said: str, tmp_path: Path) -> None:
+    assert said in refused("check", "nx-recovery", *SMALL, *options.split())
+
+
 # --- verdicts ---
 
 

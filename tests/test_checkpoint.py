@@ -244,10 +244,14 @@ def test_ctrl_c_in_the_middle_of_a_question(
         return real(*arguments)
 
     build = question("z1", FIXED).build
+    # Started in the background, it is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patched:
         patched.setattr(Learner, what, interrupted)
         keeper = Checkpoint(tmp_path / "x", "x", resume=False)
-        assert explore(build().machine, keeper=keeper).result.stopped == INTERRUPTED
+        stopped = explore(build().machine, keeper=keeper).result.stopped
+    signal.signal(signal.SIGINT, before)
+    assert stopped == INTERRUPTED
     again = Checkpoint(tmp_path / "x", "x", resume=True)
     assert again.state["control"]
     same(explore(build().machine, loop=PLAIN), explore(build().machine, keeper=again))

@@ -286,7 +286,7 @@ def test_verdicts_exit_codes_and_tokens() -> None:
         (["--mode", "random"], "--mode random: expected exhaustive, pct, context-bounded"),
         (["--runs", "5"], "--runs is of --mode pct"),
         (["--mode", "pct", "--switches", "1"], "--switches is of --mode context-bounded"),
-        (["--mode", "pct", "--depth", "0"], "--depth 0: at least 1"),
+        (["--mode", "pct", "--depth", "0"], "--depth 0: expected 1 to 100"),
         (["--mode", "pct", "--runs", "0"], "--runs 0: at least 1"),
         (["--mode", "context-bounded", "--switches", "-1"], "--switches -1: at least 0"),
         (["--mode", "pct", "--workers", "2"], "--workers takes --mode exhaustive, not pct"),

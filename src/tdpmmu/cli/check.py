@@ -121,6 +121,11 @@ def check(
     from tdpmmu.cli import partly
     from tdpmmu.worlds.explore.exploration import Budget
 
+    for option, number in (("--states", states), ("--time", seconds), ("--memory", memory)):
+        if not number >= 0:  # nor is NaN
+            raise UsageError(f"{option} {number}: expected a number that is not negative")
+    if not every >= 0:
+        raise UsageError(f"--every {every}: expected seconds that are not negative")
     budget = Budget(states, seconds, memory)
     left_out = _left_out(reductions, reduce)
     search = partly.search_of(
@@ -134,13 +139,16 @@ def check(
         "--resume": resume is not None,
     }
     apart = {"--loop": loop != "auto", "--workers": workers != 1}
+    if profile_states:
+        those = {"--json": as_json, "--html": html is not None, "--first": first}
+        others = {"--mode": search is not None, "--workers": workers != 1}
+        others["--storage"] = kept is not None
+        partly.refuse("no --profile-states", alone | those | others)
     if search is not None:
         partly.refuse(f"--mode exhaustive, not {mode}", alone | apart)
     if kept is not None:
-        those = {"--mode": search is not None, "--profile-states": profile_states}
-        partly.refuse(
-            f"--storage exact, not {storage}", alone | those | {"--loop": loop == "plain"}
-        )
+        those = {"--mode": search is not None, "--loop": loop == "plain"}
+        partly.refuse(f"--storage exact, not {storage}", alone | those)
     if html is not None and (scenario is None or all_kernels):
         raise UsageError("--html is for one scenario on one kernel")
     if scenario is None:

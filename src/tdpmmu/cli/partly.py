@@ -22,6 +22,9 @@ OF_MODE = {
 
 DEFAULTS = {"depth": 3, "runs": 1000, "seed": 0, "switches": 2}
 
+MOST_MIB = 1 << 24
+"""A table of more is not to be had: half of it is a sixteenth of the address space."""
+
 
 def search_of(mode: str, given: dict[str, int | None]) -> Search | None:
     """The search that the options ask for, None for the exhaustive one; UsageError otherwise."""
@@ -74,6 +77,8 @@ def storage_of(kind: str, memory: int) -> Storage | None:
         return None
     if not can_compile():
         raise UsageError(f"--storage {kind} needs numba: pip install 'tdpmmu[fast]'")
+    if memory > MOST_MIB:
+        raise UsageError(f"--storage {kind}: --memory {memory}: at most {MOST_MIB:,} MiB")
     return Storage(kind, (memory << 20) // 2 or DEFAULT_MIB << 20)
 
 

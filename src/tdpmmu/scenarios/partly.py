@@ -15,11 +15,14 @@ from tdpmmu.worlds.explore.reductions import Reduce
 MODES = EXHAUSTIVE, PCT, CONTEXT_BOUNDED = "exhaustive", "pct", "context-bounded"
 """How ``tdpmmu check`` searches."""
 
+DEEPEST = 100
+"""The largest depth: what is promised beyond is nothing."""
+
 
 def random_runs(depth: int, runs: int, seed: int) -> Search:
     """Random runs with a guarantee (PCT) for bugs that ``depth`` ordering constraints make."""
-    if depth < 1:
-        raise ValueError(f"--depth {depth}: at least 1")
+    if not 1 <= depth <= DEEPEST:
+        raise ValueError(f"--depth {depth}: expected 1 to {DEEPEST}")
     if runs < 1:
         raise ValueError(f"--runs {runs}: at least 1")
     return partial(pct, depth=depth, runs=runs, seed=seed)
