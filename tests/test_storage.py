@@ -243,7 +243,6 @@ def test_the_command() -> None:
     assert answer["verdict"] == "budget"
     for more, what in (
         (["nx-recovery", "--storage", "x"], "expected exact, compact, bitstate"),
-        (["nx-recovery", "--workers", "2"], "--workers takes --storage exact, not compact"),
         (["nx-recovery", "--checkpoint", "x"], "--checkpoint takes --storage exact"),
         (["nx-recovery", "--mode", "pct"], "--mode takes --storage exact"),
         ([], "the table takes --storage exact"),
