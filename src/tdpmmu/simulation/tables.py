@@ -31,18 +31,20 @@ class Rows:
     def __init__(self, empty: int) -> None:
         self.empty = empty
         self.used = 0
-        self.array = np.full((64, ENTRIES), empty, dtype=np.uint64)
+        self.array = np.empty((64, ENTRIES), dtype=np.uint64)
         self.flat = self.array.reshape(-1).data
         self.disallowed = np.zeros(64, dtype=np.uint8)
 
     def new(self) -> int:
         """Another row."""
         if self.used == len(self.array):
-            grown = np.full((2 * self.used, ENTRIES), self.empty, dtype=np.uint64)
+            # Memory that nobody has written to takes none of the host's.
+            grown = np.empty((2 * self.used, ENTRIES), dtype=np.uint64)
             grown[: self.used] = self.array
             self.array = grown
             self.flat = grown.reshape(-1).data
             self.disallowed = np.concatenate([self.disallowed, np.zeros_like(self.disallowed)])
+        self.array[self.used] = self.empty
         self.used += 1
         return self.used - 1
 
