@@ -107,7 +107,8 @@ def again(loop: Any) -> float:
     store._links.array[: 2 * expected[0] // 64 + 1] = 0
     ctl[c.COUNT], ctl[c.LIMIT] = 1, c.NO_LIMIT
     store.slots[:] = 0
-    states.index_states(ctl, store.packed())
+    states.index_states(ctl, store.packed(), 0, 1)
+    loop.begin_window()
     began = time.process_time()
     while loop._advance() == c.HALTED:
         ctl[c.CURRENT] += 1
