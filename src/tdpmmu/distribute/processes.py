@@ -8,8 +8,7 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection, wait
 
 from tdpmmu.distribute.executor import PoolExecutor
 
@@ -24,21 +23,20 @@ def cores() -> int:
 
 def processes(workers: int) -> PoolExecutor:
     """So many worker processes; they are gone when this one is, however it ends."""
-    given_up = context().Event()
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context(), initializer=_begin, initargs=(given_up,)
-    )
-    return PoolExecutor(pool, workers, (BrokenProcessPool,), given_up.set)
+    # A pipe, not an event: setting one waits for who waits for it, and that one may be dead.
+    heard, given_up = context().Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, mp_context=context(), initializer=_begin, initargs=(heard,))
+    return PoolExecutor(pool, workers, (BrokenProcessPool,), lambda: given_up.send(None))
 
 
-def _begin(given_up: Event) -> None:
+def _begin(given_up: Connection) -> None:
     """In a worker: end when the parent is gone, or wants no more of it."""
     follow_parent()
     threading.Thread(target=_end_when, args=(given_up,), daemon=True).start()
 
 
-def _end_when(given_up: Event) -> None:
-    given_up.wait()
+def _end_when(given_up: Connection) -> None:
+    wait([given_up])  # which nobody reads, so all see it
     os._exit(1)
 
 
