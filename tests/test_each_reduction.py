@@ -178,10 +178,8 @@ def test_a_turn_that_goes_round_is_not_urgent(loop: str) -> None:
     assert found.result.mistrusted == ()
 
 
-def test_several_workers_see_that_urgent_turns_go_round() -> None:
-    from tdpmmu.worlds.explore.parallel.search import explore_on
-
-    found = explore_on(flipping(), 2, reduce=ALL)
+def test_two_threads_see_that_urgent_turns_go_round() -> None:
+    found = explore(flipping(), workers=2, loop="compiled", reduce=ALL)
     assert broken(found) == {"never-then"}
     assert found.result.mistrusted == ("what nobody can see comes to an end",)
 

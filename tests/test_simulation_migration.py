@@ -139,7 +139,7 @@ def test_the_command(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     ("options", "said"),
     [
         (("--bandwidth", "fast"), "--bandwidth: expected a size"),
-        (("--bandwidth", "0"), "--bandwidth: bandwidth and max_passes must be more than 0"),
+        (("--bandwidth", "0"), "--bandwidth: 0 a second send all memory in more than a day"),
         (("--downtime", "now"), "--downtime: expected a time"),
         (("--stop-below", "-1"), "--stop-below: expected a size"),
         (("--mode", "ring"), "--mode: expected bitmap, manual, initially-set"),

@@ -163,8 +163,8 @@ def test_what_found_no_room_is_found_again(tmp_path: Path, monkeypatch: pytest.M
     keeper = Checkpoint(tmp_path / "x", "x", resume=False)
     with monkeypatch.context() as patched:
         patched.setattr(loop.CompiledLoop, "_more_states", lambda self, narrow=False: False)
-        stopped = explore(build().machine, keeper=keeper, workers=2, budget=Budget(memory=9999))
-    assert stopped.result.stopped == "the budget of 9,999 MiB is used up"
+        stopped = explore(build().machine, keeper=keeper, workers=2, budget=Budget(memory=1 << 20))
+    assert stopped.result.stopped == "the budget of 1,048,576 MiB is used up"
     assert together(stopped) == 0  # taken back
     assert 100 < stopped.result.states < whole.result.states
     keeper._db.close()
