@@ -29,7 +29,7 @@ def timed(question: str, states: int, workers: int) -> tuple[float, int]:
     began = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     answer = json.loads(done.stdout)
-    return time.monotonic() - began, answer["transitions"]
+    return time.monotonic() - began, answer["turns"]
 
 
 def main() -> None:
