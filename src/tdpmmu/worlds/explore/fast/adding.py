@@ -25,11 +25,11 @@ from tdpmmu.worlds.explore.fast.control import (
     THREADS,
     WIDTH,
     Words,
-    prefetch,
     slot_of,
 )
+from tdpmmu.worlds.explore.fast.intrinsics import prefetch, tell
 from tdpmmu.worlds.explore.fast.lossy import WORDS, add_bits, add_fingerprints, term
-from tdpmmu.worlds.explore.fast.mailbox import DONE, FULL, tell, wait_for_batch
+from tdpmmu.worlds.explore.fast.mailbox import DONE, FULL, wait_for_batch
 from tdpmmu.worlds.explore.fast.states import (
     add_hashed,
     clear_field,

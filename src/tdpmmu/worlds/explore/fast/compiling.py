@@ -19,8 +19,8 @@ from numba import njit
 config: Any = numba.config
 
 FILES = (
-    *("compiling.py", "control.py", "facts.py", "learnt.py", "segments.py", "compose.py"),
-    *("states.py", "lossy.py", "mailbox.py", "adding.py", "kernels.py", "cycles.py"),
+    *("compiling.py", "control.py", "intrinsics.py", "facts.py", "learnt.py", "segments.py"),
+    *("compose.py", "states.py", "lossy.py", "mailbox.py", "adding.py", "kernels.py", "cycles.py"),
     "../turn.py",
 )
 

@@ -22,11 +22,10 @@ from tdpmmu.worlds.explore.fast.control import (
     SHARED,
     SHARED_BITS,
     Words,
-    claim,
     mix,
-    prefetch,
     slot_of,
 )
+from tdpmmu.worlds.explore.fast.intrinsics import claim, prefetch
 
 AT_BITS = 40
 AT = (np.int64(1) << AT_BITS) - 1

@@ -37,10 +37,10 @@ from tdpmmu.worlds.explore.fast.control import (
     URGENT,
     WIDTH,
     mix,
-    prefetch,
     slot_of,
 )
 from tdpmmu.worlds.explore.fast.facts import AT, AT_BITS, entry_key, find_entry, tag_of_key
+from tdpmmu.worlds.explore.fast.intrinsics import prefetch
 from tdpmmu.worlds.explore.fast.states import (
     field_of,
     load_state,

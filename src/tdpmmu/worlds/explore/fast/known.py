@@ -73,7 +73,7 @@ class Known:
         parts = [(1, self._indexed), (self._indexed, used)]
         if self.threads_at_work == 1:
             parts = [(1, used)]
-        self._indexed = max(used + 1, 1)
+        self._indexed = used + 1
         together([partial(f.index_entries, self.places, self.pool, *part) for part in parts])
 
     # --- shared states --------------------------------------------------------------------------

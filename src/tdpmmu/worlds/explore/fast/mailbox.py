@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from tdpmmu.worlds.explore.fast.compiling import compiled
+from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
+from tdpmmu.worlds.explore.fast.intrinsics import look, tell
 
 POSTED, DONE, OVER, FULL, FIELDS = range(5)
 """Batches that were posted, and those that are done; that there will be no more; that there is no
@@ -28,32 +26,12 @@ MICROSECONDS = 20
 _sleep: Any = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
-def _place(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    tools: Any = cgutils
-    array_type = signature.args[0]
-    view = context.make_array(array_type)(context, builder, args[0])
-    return tools.get_item_pointer(context, builder, array_type, view, [args[1]])
-
-
-def _look(typingctx: Any, array: Any, at: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load_atomic(_place(context, builder, signature, args), "acquire", 8)
-
-    return types.int64(array, types.intp), generate
-
-
-def _tell(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = _place(context, builder, signature, args)
-        word = builder.bitcast(place, ir.IntType(64).as_pointer())
-        builder.store_atomic(args[2], word, "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.int64), generate
-
-
-look: Any = intrinsic(_look)
-tell: Any = intrinsic(_tell)
+@inlined
+def _rest(looks):
+    """Another look was in vain: sleep if there were many."""
+    if looks >= LOOKS:
+        _sleep(MICROSECONDS)
+    return looks + 1
 
 
 @compiled
@@ -69,9 +47,7 @@ def wait_for_batch(mailbox):
     while look(mailbox, POSTED) == look(mailbox, DONE):
         if look(mailbox, OVER):
             return False
-        looks += 1
-        if looks > LOOKS:
-            _sleep(MICROSECONDS)
+        looks = _rest(looks)
     return True
 
 
@@ -82,7 +58,5 @@ def wait_until_done(mailbox, but):
     while look(mailbox, POSTED) - look(mailbox, DONE) > but:
         if look(mailbox, FULL):
             return False
-        looks += 1
-        if looks > LOOKS:
-            _sleep(MICROSECONDS)
+        looks = _rest(looks)
     return True

@@ -43,7 +43,7 @@ class Pair:
     def __init__(self, loop: CompiledLoop, make_room: Callable[[], bool]) -> None:
         self._loop = loop
         self._make_room = make_room
-        self._batches = loop.new_batch(AHEAD)
+        self._batches, self._fields = loop.new_batch(AHEAD), loop.store.fields
         self._mailbox = np.zeros(m.FIELDS, np.int64)
         self._ends = np.zeros(AHEAD, np.int64)
         self._turns = np.zeros(AHEAD, np.int64)
@@ -115,8 +115,8 @@ class Pair:
         """Have another thread add batches, until there is no room or all is over."""
         loop, mailbox = self._loop, self._mailbox
         store = loop.store
-        if len(self._batches.states) != len(loop.new_batch().states):
-            self._batches = loop.new_batch(AHEAD)  # states take more words; nothing waits now
+        if self._fields is not store.fields:  # all was added before states were packed anew
+            self._batches, self._fields = loop.new_batch(AHEAD), store.fields
         mailbox[[m.OVER, m.FULL]] = 0
         batches = (self._batches, self._ends, self._turns)
         pool = loop.known.pool

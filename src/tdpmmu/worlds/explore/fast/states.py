@@ -11,18 +11,12 @@ import numpy as np
 from numba import uint64
 
 from tdpmmu.worlds.explore.fast.compiling import allocating, compiled, inlined
-from tdpmmu.worlds.explore.fast.control import (
-    COUNT,
-    LINE,
-    LOW,
-    NUMBER_BITS,
-    WIDTH,
+from tdpmmu.worlds.explore.fast.control import COUNT, LINE, LOW, NUMBER_BITS, WIDTH, line_of, mix
+from tdpmmu.worlds.explore.fast.intrinsics import (
     alike,
     claim,
-    line_of,
     load_word,
     lowest,
-    mix,
     prefetch,
     store_word,
 )
