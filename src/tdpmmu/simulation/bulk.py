@@ -222,15 +222,18 @@ class BulkOps:
         line = np.full(len(row), -run.costs.saved_ahead, dtype=np.int64)
         dear = thread.scan.dear(page.entries[op.index])
         line[:dear] = 0
+        mark = 0
         if run.numa is not None:
             line += run.numa.far_ahead(thread, page)
             line[:dear] += run.numa.far_spte(thread, page) - run.numa.far_ahead(thread, page)
-            if loses.any():
-                # The line of the folio may have to be fetched.
+            base = run.memory[page.header.chunk][page.header.offset].gfn
+            far = run.numa.far_mark(thread, base) if loses.any() else 0
+            if far is None:
                 clock.complete(thread, (0, op.old), 0)
                 return True
+            mark = far
         cost = price.of(NeedBreak) + clears * (price.of(CmpXchgSpte) + line[:-1])
-        cost += loses * price.of_event(PfnMarkedDirty)
+        cost += loses * (price.of_event(PfnMarkedDirty) + mark)
         # Then the next entry is read.
         over = np.cumsum(cost + price.of(ReadSpte) + line[1:])
         done = int(np.searchsorted(over, limit - thread.now, side="right"))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from tdpmmu.simulation.result import Result
 from tdpmmu.worlds.simulate.histogram import Histogram
-from tdpmmu.worlds.simulate.ledger import Hold
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
@@ -74,8 +73,3 @@ def figures(result: Result) -> Figures:
 def is_write(lock: str, mode: str) -> bool:
     """Whether a hold is one of ``mmu_lock`` that shuts page faults out."""
     return lock == "mmu_lock" and mode == "write"
-
-
-def write_holds(result: Result) -> list[Hold]:
-    """Those in the timeline."""
-    return [hold for hold in result.lock_timeline if is_write(hold.lock, hold.mode)]

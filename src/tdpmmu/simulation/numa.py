@@ -106,17 +106,25 @@ class Numa:
         None: one by one, since they do not all cost the same, or a guest may want the folio's line
         within the time that it ``takes``.
         """
-        last = base + ENTRIES - 1
-        if not dirty or not self.marks:
+        each = self.far_mark(thread, base) if dirty else 0
+        if each is None:
+            return None
+        until = thread.now + takes + dirty * each
+        if dirty and self.marks and any(g.wants(self.folio(base), until) for g in self.guests):
+            return None
+        return dirty * each
+
+    def far_mark(self, thread: SimThread, base: int) -> int | None:
+        """What marking any page of a last-level table dirty costs more.
+
+        None: they do not all cost the same, or the folio's line is somebody else's.
+        """
+        if not self.marks:
             return 0
-        until = thread.now + takes + dirty * self.far_page(thread, base)
-        if any(guest.wants(self.folio(base), until) for guest in self.guests):
+        folio, last = self.folio(base), base + ENTRIES - 1
+        if self.memory_node(base) != self.memory_node(last) or folio != self.folio(last):
             return None
-        if self.memory_node(base) != self.memory_node(last) or not (
-            self.nodes.owns(thread, self.folio(base)) and self.folio(base) == self.folio(last)
-        ):
-            return None
-        return dirty * self.far_page(thread, base)
+        return self.far_page(thread, base) if self.nodes.owns(thread, folio) else None
 
     # --- operations -----------------------------------------------------------------------------
 
