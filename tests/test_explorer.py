@@ -28,6 +28,7 @@ from toys import (
     make_machine,
     mutex_incr,
     random_program,
+    written,
 )
 
 from tdpmmu.kernel import locks
@@ -103,15 +104,6 @@ def differences(program: Program, plain: PlainResult, *, reduce: bool) -> list[s
         if not reduce and not least <= length(explorer, found) <= most:
             bad.append(f"{found.prop} takes {length(explorer, found)} turns, not {least}")
     return bad
-
-
-def written(*bodies: str, queued: bool = False) -> Program:
-    """A program by hand: each thread's statements, separated by semicolons."""
-    sources = []
-    for thread, body in enumerate(bodies):
-        lines = ["a = b = 0", *body.split("; "), f"await Write(out{thread}, (a, b))"]
-        sources.append("\n    ".join([f"async def thread{thread}():", *lines]))
-    return Program(-1, tuple(sources), ("then", HARM, "x", -1), queued, -1, 0)
 
 
 LITMUS = (

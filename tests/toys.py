@@ -451,7 +451,8 @@ class Program:
         names |= {f"out{i}": layout.cell(f"out{i}", None) for i in range(count)}
         names |= {"spin0": spins[0], "spin1": spins[1], "rw": rw, "rcu": rcu, "alive": alive}
         names["freed"] = layout.cell("freed", 0)
-        for op in (Read, Write, CmpXchg, Add, Xchg, Choose, WaitUntil, Say, Leave, Reclaim):
+        names["PROGRESS"] = PROGRESS
+        for op in (Read, Write, CmpXchg, Add, Xchg, Choose, WaitUntil, Emit, Say, Leave, Reclaim):
             names[op.__name__] = op
         for source in self.sources:
             exec(compile(source, f"<seed {self.seed}>", "exec"), names)
@@ -465,6 +466,21 @@ class Program:
         bodies = [names[f"thread{i}"] for i in range(count)]
         end = count - self.alone
         return make_machine(layout, bodies[:end], ghosts=ghosts, alone=bodies[end:])
+
+
+def written(
+    *bodies: str,
+    queued: bool = False,
+    ghost: tuple[Any, ...] = ("then", HARM, "x", -1),
+    mask: int = -1,
+    alone: int = 0,
+) -> Program:
+    """A program by hand: each thread's statements, separated by semicolons."""
+    sources = []
+    for thread, body in enumerate(bodies):
+        lines = ["a = b = 0", *body.split("; "), f"await Write(out{thread}, (a, b))"]
+        sources.append("\n    ".join([f"async def thread{thread}():", *lines]))
+    return Program(-1, tuple(sources), ghost, queued, mask, alone)
 
 
 def random_program(

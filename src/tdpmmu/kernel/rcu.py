@@ -38,6 +38,7 @@ class Rcu:
         "nesting",
         "nobody_calls",
         "pending",
+        "unawaited",
         "unused",
     )
 
@@ -50,6 +51,7 @@ class Rcu:
         self.called_under_lock = layout.assumption(
             f"grace periods of {name} start under the lock that shuts others out of it"
         )
+        self.unawaited = layout.assumption(f"nobody waits for the callbacks of {name}")
         self.nobody_calls: Callable[[Step], bool] = lambda step: False
         self.may_call: Callable[[Step], bool] = lambda step: True
         self.nesting = layout.cell(f"{name}.nesting", (0,) * threads, chunk=chunk)
@@ -188,8 +190,9 @@ class Call(Op):
 
     def mover(self, step: Step) -> str:
         # Earlier is worse for those who still use the memory, but a reader that starts later
-        # than the call is not waited for: queueing earlier loses nothing.
-        return LEFT
+        # than the call is not waited for: queueing earlier loses nothing, unless somebody waits for
+        # the callback.
+        return LEFT if self.rcu.unawaited.trusted else NEITHER
 
     def describe(self) -> str:
         return f"call_rcu({self.callback!r})"
@@ -206,6 +209,7 @@ class Barrier(Op):
 
     def apply(self, step: Step, alternative: int) -> None:
         step.emit(MightSleep("rcu_barrier"))
+        step.broken.append(self.rcu.unawaited)
 
     def mover(self, step: Step) -> str:
         return RIGHT
@@ -219,6 +223,10 @@ class Snapshot(Op):
     """The first half of ``synchronize``: note whom to wait for.  The result is a ticket."""
 
     rcu: Rcu
+
+    @property
+    def may_block(self) -> bool:
+        return True  # the wait begins here
 
     def apply(self, step: Step, alternative: int) -> int:
         step.emit(MightSleep(f"synchronize_{self.rcu.mode}"))

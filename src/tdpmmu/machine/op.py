@@ -109,6 +109,16 @@ class Op:
         """The fair lock for which a thread queues here, if it does."""
         return None
 
+    @property
+    def may_block(self) -> bool:
+        """Whether a thread can come to wait here for something that is not a lock.
+
+        What it has taken by then others must see it with, or deadlocks are lost.  Locks may be
+        taken unseen, one inside the other, as long as all nest in one order
+        (``Layout.lock_order``).
+        """
+        return self.waits_in_line_for is None and type(self).alternatives is not Op.alternatives
+
     def __await__(self) -> Generator[Op, Any, Any]:
         return (yield self)
 
@@ -337,6 +347,10 @@ class Choose(Op):
 
     what: str
     options: tuple[Hashable, ...]
+
+    @property
+    def may_block(self) -> bool:
+        return False
 
     def alternatives(self, step: Step) -> int:
         return len(self.options)

@@ -80,7 +80,7 @@ class Deed:
         self.thread = thread
         self.alone = alone
         self.chooses = type(op) is Choose
-        self.may_block = _may_block(op)
+        self.may_block = op.may_block
         self.vcpu = hasattr(op, "vcpu")
         self.movers: Memo[str] = Memo()
         self.acts: Memo[tuple[Act, ...]] = Memo()
@@ -214,7 +214,7 @@ class Acts:
         except AssertionError as error:
             failure = f"{deed.op.describe()}: {error!r}"
         else:
-            self._note(step)
+            self._note(step, deed.alone)
         number = self._chunks.number
         # In a fixed order: what a set is gone through in differs from machine to machine.
         changes = sorted(cast(ChunkView, step.chunks).changes(), key=itemgetter(0))
@@ -227,13 +227,16 @@ class Acts:
             any(ghost.kind == HARM for ghost, _ in step.violations),
         )
 
-    def _note(self, step: Step) -> None:
-        """Tick off what was to be seen sometimes, and give up if a guard proves to be none."""
+    def _note(self, step: Step, alone: bool) -> None:
+        """Tick off what was to be seen sometimes, and give up if a guard proves to be none.
+
+        A thread that runs when all others have ended need not keep to any.
+        """
         if self.unseen:
             for event in step.events:
                 for label in [k for k, shows in self.unseen.items() if shows(event, step)]:
                     del self.unseen[label]
-        if not self.reduce:
+        if not self.reduce or alone:
             return
         for outer, inner, order in reversed(step.nested):
             if not order.trusted or inner in self.inside.get(outer, ()):
@@ -259,16 +262,3 @@ class Acts:
                 seen.add(outer)
                 todo += self.inside.get(outer, ())
         return False
-
-
-def _may_block(op: Op) -> bool:
-    """Whether it can find itself blocked, other than by a lock.
-
-    Locks block, too, but one inside the other is harmless as long as all nest in one order; where
-    they do not, taking one is a turn of its own (``Layout.lock_order``).
-    """
-    return (
-        type(op) is not Choose
-        and op.waits_in_line_for is None
-        and type(op).alternatives is not Op.alternatives
-    )
