@@ -5,8 +5,9 @@
  *     cc -O2 -o write_execute benchmarks/write_execute.c && ./write_execute [MiB]
  *
  * Pages of 4K, mapped as such, one after the other: a `ret` is written to the first byte of each
- * and, the second time, called.  Memory is far more than the last cache holds, and has been touched
- * before.  A call of what is in the instruction cache, of what is in memory but was not just
+ * and, the second time, called.  Memory has been touched before, and the first line of each page is
+ * flushed from caches before each round (of all pages together they would have room in a large
+ * one).  A call of what is in the instruction cache, of what is in memory but was not just
  * written, and of what was just written and is in L1 tell apart what the call is, what the line's
  * way is, and what the CPU does because code has changed under it (it clears its pipeline).
  */
@@ -42,8 +43,11 @@ static double each(byte *pool, uint64_t pages, uint64_t stride, int write, int c
 	double took[ROUNDS];
 
 	for (int round = 0; round < ROUNDS; round++) {
-		double from = now();
+		double from;
 
+		for (uint64_t i = 0; stride && i < pages; i++)
+			asm volatile("clflush %0" : "+m"(pool[i * stride]));
+		from = now();
 		for (uint64_t i = 0; i < pages; i++) {
 			byte *page = pool + i * stride;
 
