@@ -94,30 +94,27 @@ def test_the_same_numbers_give_the_same_touches():
 
 def test_the_perf_test_executes_even_and_times_odd_gigabytes():
     guest = Guest(2 << 30, 1)
-    seen = {0: [], TIMED: []}
-    for one in NxHugePagesPerfTest(guest).touches(0, rng()):
-        (tag,) = set(one.tag.tolist())
-        seen[tag].append(one)
-    executed = np.concatenate([one.gfn for one in seen[0]])
-    timed = np.concatenate([one.gfn for one in seen[TIMED]])
-    assert executed.tolist() == np.repeat(np.arange(1 << 18), 2).tolist()
-    assert timed.tolist() == list(range(1 << 18, 1 << 19))
-    assert set(np.concatenate([one.access for one in seen[TIMED]]).tolist()) == {WRITE}
-    assert seen[0][0].access[:4].tolist() == [WRITE, EXEC, WRITE, EXEC]
+    made = list(NxHugePagesPerfTest(guest, 30, 100, 80, 20).touches(0, rng()))
+    pages = np.repeat(np.arange(1 << 19), 2)
+    assert np.concatenate([one.gfn for one in made]).tolist() == pages.tolist()
+    for one, kinds, think, tags in (
+        (made[511], [WRITE, EXEC], [30, 100], [0, 0]),
+        (made[512], [WRITE, WRITE], [80, 20], [TIMED, 0]),
+    ):
+        assert one.access.tolist() == 512 * kinds
+        assert one.think_ns.tolist() == 512 * think
+        assert one.tag.tolist() == 512 * tags
 
 
 def test_each_2m_of_the_perf_test_begins_with_a_page_of_the_guests_own_tables():
     guest = Guest(2 << 30, 1, mapped=False, small_bytes=4 << 20)
-    for region, one in enumerate(NxHugePagesPerfTest(guest, 40, 100, 7000).touches(0, rng())):
-        assert one.gfn[0] == guest.main_pages + region
-        assert one.gfn[1] == region * REGION
+    made = list(NxHugePagesPerfTest(guest, 30, 100, 80, 20).touches(0, rng()))
+    for region, one in enumerate(made):
+        assert one.gfn[:2].tolist() == [guest.main_pages + region, region * REGION]
         assert one.access[0] == WRITE
-        begin = 7000 if region == 0 else 0
-        assert one.think_ns[:4].tolist() == [
-            40 + begin,
-            0,
-            *((140, 40) if region < 512 else (40, 40)),
-        ]
+        timed = region >= 512
+        assert one.think_ns[:4].tolist() == ([80, 0, 20, 80] if timed else [30, 0, 100, 30])
+        assert one.tag[:4].tolist() == ([TIMED, TIMED, 0, TIMED] if timed else [0, 0, 0, 0])
     assert region == 1023
 
 

@@ -17,20 +17,22 @@ from tdpmmu.simulation.guest import (
     SwapOut,
     Unmap,
 )
+from tdpmmu.simulation.jiffies import Jiffies
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.ops import FOREVER, Now, SleepUntil, Spend
 
-MILLISECOND = 1_000_000
 
+async def recovery_worker(mmu: Any, knobs: Knobs, jiffies: Jiffies) -> None:
+    """``kvm_nx_huge_page_recovery_worker``: one round a period, from a period after its start.
 
-async def recovery_worker(mmu: Any, knobs: Knobs) -> None:
-    """``kvm_nx_huge_page_recovery_worker``: one round a period, from a period after its start."""
-    period = mmu.effective_period(knobs.period_ms, knobs.ratio) * MILLISECOND
+    A period begins when the round before is over, and ends when the timer wheel says so.
+    """
+    period = mmu.effective_period(knobs.period_ms, knobs.ratio)
     while True:
         if not knobs.nx_huge_pages or not knobs.ratio:
             await SleepUntil(FOREVER)
         now = await Now()
-        await SleepUntil(now + period)
+        await SleepUntil(jiffies.wakes(now, period))
         await mmu.recover_nx_lpages()
 
 

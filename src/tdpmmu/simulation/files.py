@@ -185,7 +185,8 @@ def _workload(table: Table, guest: Guest, host: tuple[AnyHostWork, ...]) -> AnyW
             guest,
             touch_ns=table.take("touch", _time, 40),
             code_ns=table.take("code", _time, 0),
-            begin_ns=table.take("begin", _time, 0),
+            timed_ns=table.take("timed", _time, 40),
+            rest_ns=table.take("rest", _time, 0),
         )
     elif kind == "disable-dirty-logging":
         off = table.take("off_at", _time)

@@ -20,7 +20,9 @@ from tdpmmu.simulation.dirty import DirtyBits
 from tdpmmu.simulation.guest import LEVELS, Guest, Knobs, Migrate, Workload
 from tdpmmu.simulation.herd.herd import Herd
 from tdpmmu.simulation.hostpages import HostPages
+from tdpmmu.simulation.jiffies import HZ, Jiffies
 from tdpmmu.simulation.kernel import HostChange, simulated
+from tdpmmu.simulation.memory_caches import MemoryCaches
 from tdpmmu.simulation.migration import Migration
 from tdpmmu.simulation.numa import Numa, NumaGuest
 from tdpmmu.simulation.populate import at_once, map_all
@@ -34,13 +36,16 @@ from tdpmmu.worlds.simulate.clock import Clock
 from tdpmmu.worlds.simulate.costs import Costs
 from tdpmmu.worlds.simulate.herding import Herding
 from tdpmmu.worlds.simulate.ledger import Ledger
-from tdpmmu.worlds.simulate.noise import Noise
+from tdpmmu.worlds.simulate.noise import SECOND, Noise
 from tdpmmu.worlds.simulate.thread import SimThread
 
 SAMPLES = 500
 """How many samples of coverage and memory a run takes."""
 
 PAGE = 4096
+
+JIFFIES = 1 << 34
+"""The stream of random numbers for the age of the host's clock."""
 
 
 class Simulation:
@@ -133,7 +138,7 @@ class Simulation:
         Noise(clock, self.costs, self.seed, tick_hz=self.knobs.tick_hz, rare=self.knobs.noise)
         for guest in guests:
             clock.start(guest.thread, run_vcpu(self.mmu, guest, self.what))
-        clock.start(worker, recovery_worker(self.mmu, self.knobs))
+        clock.start(worker, recovery_worker(self.mmu, self.knobs, self._jiffies()))
         events = self.workload.host_events(self._rng(len(guests)))
         clock.start(other, host(self.mmu, events, self.costs, self._migrate))
         for part in range(1, SAMPLES // 5 + 1):
@@ -180,6 +185,11 @@ class Simulation:
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream])
 
+    def _jiffies(self) -> Jiffies:
+        """Nobody knows where the timer wheel is when a VM starts."""
+        hz = self.knobs.tick_hz or HZ
+        return Jiffies(hz, int(self._rng(JIFFIES).integers(3600 * SECOND)))
+
     # --- host memory ----------------------------------------------------------------------------
 
     def pfn(self, gfn: int) -> int:
@@ -207,13 +217,14 @@ class Simulation:
     def _price_memory(self, clock: Clock) -> None:
         """Page table memory is counted as it is taken and given back."""
         ledger, blocks = self.ledger, self.kvm.blocks
+        self.caches = MemoryCaches(clock, self.costs, self.guest.vcpus, self.seed)
 
         def allocate(thread: SimThread, op: Op) -> bool:
             ledger.tables += 1
             page = op.apply(thread.step, 0)
             if self.numa is not None:
                 self.numa.allocated(thread, page)
-            clock.complete(thread, page, self.costs.table_alloc)
+            clock.complete(thread, page, self.caches.take(thread))
             return True
 
         def free_unused(thread: SimThread, op: Op) -> bool:

@@ -48,6 +48,7 @@ class HerdGuest(StepGuest):
             or step[vcpu.ipi]
             or step[vcpu.pml]
             or step[vcpu.mode] == EXITING
+            or self._herd.caches.low(self._number)
         )
         row[loop.RUNS] = 1
         return due

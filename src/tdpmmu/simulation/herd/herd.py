@@ -41,6 +41,7 @@ class Herd:
     def __init__(self, run: Simulation, clock: Clock) -> None:
         self.kvm, self.costs, self.ledger = run.kvm, run.costs, clock.ledger
         self.patterns = Patterns(run, clock)
+        self.caches = run.caches
         self.guests: list[HerdGuest] = []
         self._run = run
         self._clock = clock

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tdpmmu.simulation.guest import EXEC, WRITE, DirtyLog, Guest, HostEvent, Touches
 from tdpmmu.simulation.workloads.patterns import REGION
+
+Ints = npt.NDArray[np.int64]
 
 GIB_PAGES = 1 << 18
 TIMED = 1
@@ -23,35 +26,35 @@ class NxHugePagesPerfTest:
     and executes it; in each odd 1G it times one write.  Its own page tables are in the memory that
     comes besides (slot 0): 512 pages on, the CPU walks through one that it has not been to.
 
-    ``touch_ns``: what the guest's own instructions take for each page.  ``code_ns``: what it takes
-    besides to execute what has just been written.  ``begin_ns``: when it begins.
+    ``touch_ns``, ``code_ns``: to write to a page, and to execute what has just been written.
+    ``timed_ns``, ``rest_ns``: of a timed write, what is between the two clocks and what is not.
     """
 
     guest: Guest
     touch_ns: int = 40
     code_ns: int = 0
-    begin_ns: int = 0
+    timed_ns: int = 40
+    rest_ns: int = 0
 
     def touches(self, vcpu: int, rng: np.random.Generator) -> Iterator[Touches]:
         pages = self.guest.main_pages
         for start in range(0, pages, REGION):
-            gfn = np.arange(start, min(start + REGION, pages), dtype=np.int64)
-            access = np.full(len(gfn), WRITE, dtype=np.uint8)
-            think = np.full(len(gfn), self.touch_ns, dtype=np.int64)
-            tag = TIMED if start & GIB_PAGES else 0
-            if not tag:
-                gfn = np.repeat(gfn, 2)
-                access = np.tile(np.array([WRITE, EXEC], dtype=np.uint8), len(access))
-                think = np.tile(np.array([0, self.code_ns], dtype=np.int64), len(think))
-                think += self.touch_ns
-            if self.guest.small_bytes:
-                # The walk of the first write.
-                gfn = np.insert(gfn, 0, pages + start // REGION)
-                access = np.insert(access, 0, WRITE)
-                think = np.insert(think, 1, 0)
-            if not start:
-                think[0] += self.begin_ns
-            yield Touches(think, gfn, access, np.full(len(gfn), tag, dtype=np.uint8))
+            gfn = np.repeat(np.arange(start, min(start + REGION, pages), dtype=np.int64), 2)
+            # What comes after a timed write is one more, of the same page, that nobody times.
+            if start & GIB_PAGES:
+                think, kinds, tags = (self.timed_ns, self.rest_ns), (WRITE, WRITE), (TIMED, 0)
+            else:
+                think, kinds, tags = (self.touch_ns, self.code_ns), (WRITE, EXEC), (0, 0)
+            yield self._walked(gfn, *(np.resize(one, len(gfn)) for one in (think, kinds, tags)))
+
+    def _walked(self, gfn: Ints, think: Ints, kinds: Ints, tags: Ints) -> Touches:
+        """With the page of the guest's tables that the first write is translated by."""
+        if self.guest.small_bytes:
+            table = self.guest.main_pages + gfn[0] // REGION
+            gfn = np.insert(gfn, 0, table)
+            think = np.insert(think, 1, 0)
+            kinds, tags = np.insert(kinds, 0, WRITE), np.insert(tags, 0, tags[0])
+        return Touches(think, gfn, kinds.astype(np.uint8), tags.astype(np.uint8))
 
     def host_events(self, rng: np.random.Generator) -> Iterator[tuple[int, HostEvent]]:
         return iter(())
