@@ -342,11 +342,12 @@ def test_write_faults_are_one_step(kernel: str, monkeypatch: pytest.MonkeyPatch)
     assert steps > 4 * bulk, (steps, bulk)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     kernel=st.sampled_from(["5.13", "6.1", "6.12", "6.18"]),
     vcpus=st.integers(1, 3),
-    backing=st.sampled_from(["2M", "2M", "4K"]),
+    backing=st.sampled_from(["2M", "2M", "4K", "1G"]),
+    mapped=st.booleans(),
     cpu=st.sampled_from(["ept", "npt"]),
     log=st.sampled_from(["bitmap", "manual", "initially-set", "pml"]),
     eager_split=st.booleans(),
@@ -354,13 +355,15 @@ def test_write_faults_are_one_step(kernel: str, monkeypatch: pytest.MonkeyPatch)
     apart=st.sampled_from([1, 3, 8, 64, 512]),
     think=st.sampled_from([300, 5000, 20_000]),
     until=st.integers(3_000_000, 10_000_000),
+    nodes=st.sampled_from([0, 0, 2, 3, 8]),
 )
 # The run ends a nanosecond after a word that begins a table, but no table above that one.
-@example("6.1", 3, "2M", "ept", "initially-set", True, 10, 64, 5000, 3_005_728)
+@example("6.1", 3, "2M", True, "ept", "initially-set", True, 10, 64, 5000, 3_005_728, 0)
 def test_words_at_once_are_words_one_by_one(
     kernel: str,
     vcpus: int,
     backing: str,
+    mapped: bool,
     cpu: str,
     log: str,
     eager_split: bool,
@@ -368,13 +371,15 @@ def test_words_at_once_are_words_one_by_one(
     apart: int,
     think: int,
     until: int,
+    nodes: int,
 ) -> None:
-    guest = Guest(REGIONS << 21, vcpus, backing, cpu=cpu)
+    guest = Guest(REGIONS << 21, vcpus, backing, mapped=mapped, cpu=cpu)
     knobs = Knobs(
         ratio=0,
         eager_split=eager_split,
         dirty_log=log if log in MODES else MODES[0],
         pml=log == "pml" and cpu == "ept",
+        nodes=nodes,
     )
     work = Rewrites(count, apart, think)
     steps, bulk = (
@@ -383,9 +388,25 @@ def test_words_at_once_are_words_one_by_one(
     assert steps.same_as(bulk) == []
 
 
-@pytest.mark.parametrize(("kernel", "mode"), [("6.1", "bitmap"), ("6.12", "initially-set")])
-def test_words_are_one_step(kernel: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    guest, knobs = Guest(REGIONS << 21, 2), Knobs(ratio=0, dirty_log=mode)
+@pytest.mark.parametrize(
+    ("kernel", "mode", "backing", "eager", "nodes"),
+    [
+        ("6.1", "bitmap", "2M", True, 0),
+        ("6.12", "initially-set", "2M", True, 0),
+        ("6.12", "initially-set", "2M", False, 0),
+        ("6.18", "initially-set", "1G", False, 0),
+        ("6.1", "bitmap", "2M", True, 3),
+        ("6.12", "pml", "2M", True, 3),
+        ("6.12", "initially-set", "1G", False, 2),
+        ("6.18", "manual", "2M", True, 8),
+    ],
+)
+def test_words_are_one_step(
+    kernel: str, mode: str, backing: str, eager: bool, nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = Guest(REGIONS << 21, 2, backing)
+    log = mode if mode in MODES else MODES[0]
+    knobs = Knobs(ratio=0, dirty_log=log, pml=mode == "pml", eager_split=eager, nodes=nodes)
     work = Rewrites(300, 2, 8000)
     runs = [Simulation(kernel, guest, knobs, COSTS, work, 1, bulk=b) for b in (False, True)]
     (steps, slow), (bulk, fast) = (

@@ -25,13 +25,17 @@ from tdpmmu.machine.op import Emit, Op
 from tdpmmu.simulation.tables import ENTRIES
 from tdpmmu.simulation.vcpu import StepGuest
 from tdpmmu.worlds.simulate.nodes import Nodes
-from tdpmmu.worlds.simulate.scan import LINE_SPTES
+from tdpmmu.worlds.simulate.scan import LINE_SPTES, Scan
 from tdpmmu.worlds.simulate.thread import SimThread
 
 if TYPE_CHECKING:
     from tdpmmu.arch.hardware import VcpuCells
     from tdpmmu.simulation.machine import Simulation
     from tdpmmu.worlds.simulate.clock import Clock, Handler
+
+
+FAR = (ReadSpte, WriteSpte, XchgSpte, CmpXchgSpte, ClearSpteBits)
+"""Accesses to entries; a table that nobody else can see yet is in the cache."""
 
 
 class Numa:
@@ -47,7 +51,7 @@ class Numa:
         self._tables: dict[int, int] = {}
         self._referenced: dict[int, int] = {}
         self.guests: list[NumaGuest] = []
-        for kind in (ReadSpte, WriteSpte, XchgSpte, CmpXchgSpte, ClearSpteBits):
+        for kind in FAR:
             self._dearer(kind, self._spte)
         self._dearer(Emit, self._event)
         self._dearer(GetUserPage, self._takes_reference)
@@ -96,6 +100,12 @@ class Numa:
         costs = self._run.costs
         return self.far_spte(thread, page) * costs.spte_ahead // costs.spte_read
 
+    def far_entry(self, thread: SimThread, op: Spte, scan: Scan) -> int:
+        """The same of the entry that an operation is about, for who has come to it like this."""
+        page: TablePage = op.sptep.page
+        far = self.far_ahead if scan.at(op.sptep) else self.far_spte
+        return far(thread, page)
+
     def far_page(self, thread: SimThread, gfn: int) -> int:
         """What the ``struct page`` of a page costs more."""
         return self.nodes.far(thread, self.memory_node(gfn))
@@ -130,9 +140,7 @@ class Numa:
 
     def _spte(self, thread: SimThread, op: Op) -> bool:
         assert isinstance(op, Spte)
-        page: TablePage = op.sptep.page
-        far = self.far_ahead if thread.scan.at(op.sptep) else self.far_spte
-        thread.now += far(thread, page)
+        thread.now += self.far_entry(thread, op, thread.scan)
         return True
 
     def _event(self, thread: SimThread, op: Op) -> bool:

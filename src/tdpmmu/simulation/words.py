@@ -1,7 +1,8 @@
 """The dirty log's words, many in one operation: bits are cleared, and what they stood for is armed.
 
 What a word costs depends only on how far apart its bits are, on where it begins in a cache line, on
-where it ends in its table, and on what the leaves look like that it is about.  The first word of
+where it ends in its table, on what the leaves look like that it is about, and on where all that is
+(`places.py`).  The first word of
 such a *shape* is rehearsed: the kernel's own code for it is run operation by operation, and what it
 has changed is put back.  Words are done at once as long as nobody else has a turn, and guests only
 touch what hits afterwards, too.
@@ -9,7 +10,6 @@ touch what hits afterwards, too.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tdpmmu.arch.spte import BASE_ADDR_MASK, PAGE_SHIFT
-from tdpmmu.arch.table import TABLE_PFN, ReadHeader, ReadSpte, Spte
-from tdpmmu.events.records import Event, LockReleased, LockTaken
+from tdpmmu.arch.table import ReadHeader, ReadSpte, Spte
+from tdpmmu.events.records import LockReleased, LockTaken, PfnMarkedDirty
 from tdpmmu.kernel.locks import AssertHeld, HeldForWrite
 from tdpmmu.kernel.rcu import ReadLock, ReadUnlock
 from tdpmmu.kernel.refcount import IncNotZero
 from tdpmmu.machine.op import Add, Emit, Op, Read
-from tdpmmu.machine.state import Cell
 from tdpmmu.mmu.kvm import Memslot
 from tdpmmu.simulation.dirty import DirtyWords
 from tdpmmu.simulation.masks import present_mask
-from tdpmmu.simulation.tables import ENTRIES, EntryCell
-from tdpmmu.worlds.live import LiveStep, Memory
+from tdpmmu.simulation.places import NOWHERE, Fetches, Places
+from tdpmmu.simulation.tables import ENTRIES
+from tdpmmu.simulation.undo import Rehearsal
 from tdpmmu.worlds.simulate.scan import LINE_SPTES, Scan
 
 if TYPE_CHECKING:
@@ -70,119 +70,83 @@ class Known:
     counts: dict[str, int]
 
 
-class Rehearsal(LiveStep):
-    """A step that can be taken back."""
-
-    __slots__ = ("counts", "undo")
-
-    def __init__(self, memory: Memory, thread: int) -> None:
-        super().__init__(memory, thread)
-        self.undo: list[tuple[Cell, Any]] = []
-        self.counts: Counter[str] = Counter()
-
-    def __setitem__(self, cell: Cell, value: Any) -> None:
-        self.undo.append((cell, self[cell]))
-        super().__setitem__(cell, value)
-
-    def emit(self, event: Event) -> None:
-        self.counts[event.__class__.__name__] += 1
-
-    def touch(self, cell: Cell, write: bool) -> None:
-        """Neither lifetimes nor guards are looked at."""
-
-    def take_back(self) -> dict[tuple[int, int], int]:
-        """All is as it was; the last values of the entries that had been changed, by row."""
-        last: dict[tuple[int, int], int] = {}
-        for cell, old in reversed(self.undo):
-            if isinstance(cell, EntryCell):
-                last.setdefault((cell.page.number, cell.index), self[cell])
-            super().__setitem__(cell, old)
-        return last
-
-
 class Shapes:
-    """The words of one call, of which each shape is rehearsed once."""
+    """The shapes of a slot's words, each of which is rehearsed once."""
 
-    def __init__(self, run: Simulation, clock: Clock, thread: SimThread, op: ArmWords) -> None:
+    def __init__(self, run: Simulation, clock: Clock, thread: SimThread, slot: Memslot) -> None:
         self._run = run
         self._clock = clock
         self._thread = thread
-        self._slot = op.slot
-        self._words = op.words
+        self._slot = slot
         self._known: dict[int, Known | None] = {}
         self._classes: dict[int, int] = {}
+        cell = run.kvm.tdp_mmu_roots
+        (root,) = run.memory[cell.chunk][cell.offset]
+        self._places = Places(run, root.number)
         fmt = run.format
         self._bits = fmt.dirty if run.mmu.logs_by_cpu() else fmt.writable
-        self.batch = LEAST
+        self._marks = run.numa is not None and run.numa.marks
 
-    def do(self, first: int, limit: int) -> tuple[int, int]:
-        """How many words from ``first`` on can be done before ``limit``, and what they take."""
-        run, words = self._run, self._words
-        last = min(first + self.batch, len(words))
+    def do(self, words: DirtyWords, first: int, last: int, limit: int) -> tuple[int, int]:
+        """How many from ``first`` on, up to ``last``, can be done before ``limit``; their time."""
+        run, thread = self._run, self._thread
         starts = words.starts[first : last + 1]
         gfns = words.gfns[starts[0] : starts[-1]]
         starts = starts - starts[0]
-        tables, found = self._tables(gfns)
-        if not found.all():
-            # A word is in one table: those up to the first that has none.
-            last = first + int(np.searchsorted(starts, int(np.argmin(found)), side="right")) - 1
-            starts = starts[: last - first + 1]
-            gfns, tables = gfns[: starts[-1]], tables[: starts[-1]]
-        if last == first:
-            return 0, 0
+        tables, there, places = self._places.find(gfns, thread)
         index = gfns & ENTRIES - 1
         entries = run.kvm.rows.array[tables, index]
         bits = np.uint64(self._bits)
-        clears = present_mask(run.format, entries) & (entries & bits != 0)
-        keys = self._keys(gfns, starts, entries, clears)
+        clears = there & present_mask(run.format, entries) & (entries & bits != 0)
+        keys = self._keys(gfns, starts, entries, clears, places[starts[:-1]])
+        fetches = None
+        if self._marks:
+            cleared = np.flatnonzero(clears)
+            fetches = Fetches(run, thread, gfns[cleared], np.searchsorted(cleared, starts))
+            keys[fetches.words[fetches.costs == NOWHERE]] = -1
         kinds, at, which = np.unique(keys, return_index=True, return_inverse=True)
         prices = [
-            self._price(int(kind), first + int(one), starts, int(one), tables, entries, clears)
+            self._price(
+                int(kind),
+                words.word(first + int(one)),
+                slice(*starts[one : one + 2]),
+                tables,
+                entries,
+                clears,
+            )
             for kind, one in zip(kinds, at, strict=True)
         ]
         bad = [number for number, known in enumerate(prices) if known is None]
         count = len(keys)
         if bad:
             count = int(np.argmax(np.isin(which, bad)))
-        ns = np.array([0 if known is None else known.ns for known in prices], dtype=np.int64)
-        over = np.cumsum(ns[which[:count]])
-        count = int(np.searchsorted(over, limit - self._thread.now, side="left"))
+        ns = np.array([0 if known is None else known.ns for known in prices], dtype=np.int64)[which]
+        if fetches is not None:
+            np.add.at(ns, fetches.words, fetches.costs)
+        over = np.cumsum(ns[:count])
+        count = int(np.searchsorted(over, limit - thread.now, side="left"))
         if not count:
             return 0, 0
         end = int(starts[count])
-        run.kvm.rows.array[tables[:end], index[:end]] = np.where(
-            clears[:end], entries[:end] & ~bits, entries[:end]
-        )
+        rows = run.kvm.rows.array
+        cells = tables[:end][clears[:end]], index[:end][clears[:end]]
+        rows[cells] &= ~bits
         # Whoever finds now what he needs finds it at any time before.
-        seen = run.hits_until(self._thread.now + int(over[count - 1]) + 1)
-        possible = int(np.searchsorted(over[:count], seen - self._thread.now, side="left"))
+        seen = run.hits_until(thread.now + int(over[count - 1]) + 1)
+        possible = int(np.searchsorted(over[:count], seen - thread.now, side="left"))
         if possible < count:
             back = slice(int(starts[possible]), end)
-            run.kvm.rows.array[tables[back], index[back]] = entries[back]
+            undone = clears[back]
+            rows[tables[back][undone], index[back][undone]] = entries[back][undone]
             count = possible
         self._count(prices, which[:count])
         run.dirty.take(gfns[: starts[count]])
-        return count, int(over[count - 1]) if count else 0
+        took = int(over[count - 1]) if count else 0
+        if fetches is not None:
+            fetches.done(count, thread.now + took)
+        return count, took
 
-    def _tables(self, gfns: Ints) -> tuple[Ints, Mask]:
-        """The last-level table of each gfn, by row, and whether there is one."""
-        kvm, fmt = self._run.kvm, self._run.format
-        (root,) = self._roots()
-        regions, which = np.unique(gfns >> 9, return_inverse=True)
-        rows = np.full(len(regions), root, dtype=np.int64)
-        there = np.ones(len(regions), dtype=np.bool_)
-        for level in range(kvm.geometry.levels, 1, -1):
-            entries = kvm.rows.array[rows, regions >> 9 * (level - 2) & ENTRIES - 1]
-            there &= present_mask(fmt, entries) & (entries & np.uint64(fmt.large) == 0)
-            below = (entries & np.uint64(BASE_ADDR_MASK)) >> np.uint64(PAGE_SHIFT)
-            rows = np.where(there, below.astype(np.int64) - TABLE_PFN, 0)
-        return rows[which], there[which]
-
-    def _roots(self) -> tuple[int, ...]:
-        cell = self._run.kvm.tdp_mmu_roots
-        return tuple(page.number for page in self._run.memory[cell.chunk][cell.offset])
-
-    def _keys(self, gfns: Ints, starts: Ints, entries: Row, clears: Mask) -> Ints:
+    def _keys(self, gfns: Ints, starts: Ints, entries: Row, clears: Mask, places: Ints) -> Ints:
         """The shape of each word as one number."""
         firsts, lasts = gfns[starts[:-1]], gfns[starts[1:] - 1]
         keys: Ints = lasts - firsts
@@ -201,6 +165,7 @@ class Shapes:
             if number < CLASSES:
                 here = (clears & (sorts == np.uint64(sort))).astype(np.int64)
                 keys = keys + (np.add.reduceat(here, starts[:-1]) << SHAPE_BITS + 7 * number)
+        keys = np.where(places == NOWHERE, -1, keys + (places << SHAPE_BITS + 7 * CLASSES))
         strange = [sort for sort, number in self._classes.items() if number >= CLASSES]
         if strange:
             here = (clears & np.isin(sorts, np.array(strange, dtype=np.uint64))).astype(np.int64)
@@ -210,9 +175,8 @@ class Shapes:
     def _price(
         self,
         key: int,
-        word: int,
-        starts: Ints,
-        at: int,
+        word: tuple[int, ...],
+        part: slice,
         tables: Ints,
         entries: Row,
         clears: Mask,
@@ -221,23 +185,24 @@ class Shapes:
         if key < 0:
             return None
         if key not in self._known:
-            part = slice(int(starts[at]), int(starts[at + 1]))
-            gfns = self._words.word(word)
             bits = self._bits
             expected = {
                 (int(table), gfn & ENTRIES - 1): int(entry) & ~bits
                 for gfn, table, entry, clear in zip(
-                    gfns, tables[part], entries[part], clears[part], strict=True
+                    word, tables[part], entries[part], clears[part], strict=True
                 )
                 if clear
             }
-            known, changed = self._rehearse(gfns)
+            known, changed = self._rehearse(word)
+            if self._marks and known is not None:
+                marked = known.counts.get("PfnMarkedDirty", 0)
+                known = known if marked == len(expected) else None
             self._known[key] = known if changed == expected else None
         return self._known[key]
 
     def _rehearse(self, word: tuple[int, ...]) -> tuple[Known | None, dict[tuple[int, int], int]]:
         """The code of one word, and which entries it has left changed."""
-        run, clock = self._run, self._clock
+        run = self._run
         step = Rehearsal(run.memory, self._thread.number)
         ns = run.costs.dirty_word
         step.counts["DirtyLogTaken"] += 1
@@ -258,12 +223,24 @@ class Shapes:
                 result = None
             elif isinstance(op, HARMLESS):
                 result = op.apply(step, 0)
-                ns += clock.spte_price(op, scan) if isinstance(op, Spte) else clock.price(op)
+                ns += self._takes(op, scan)
             else:
                 body.close()
                 break
         changed = step.take_back()
         return Known(ns, dict(step.counts)) if complete else None, changed
+
+    def _takes(self, op: Op, scan: Scan) -> int:
+        """One operation; lines of other CPUs come on top of that."""
+        run, clock, thread = self._run, self._clock, self._thread
+        if isinstance(op, Spte):
+            far = run.numa.far_entry(thread, op, scan) if run.numa is not None else 0
+            return far + clock.spte_price(op, scan)
+        ns = clock.price(op)
+        if self._marks and isinstance(op, Emit) and isinstance(op.event, PfnMarkedDirty):
+            assert run.numa is not None
+            ns += run.numa.far_page(thread, run.kvm.memory.gfn_of(op.event.pfn))
+        return ns
 
     def _count(self, prices: list[Known | None], which: Ints) -> None:
         counts = self._clock.ledger.counts
@@ -280,7 +257,8 @@ class WordOps:
     def __init__(self, run: Simulation, clock: Clock) -> None:
         self._run = run
         self._clock = clock
-        self._shapes: tuple[DirtyWords, Shapes] | None = None
+        self._shapes: dict[tuple[int, Memslot], Shapes] = {}
+        self._batch = LEAST
         clock.handlers[ArmWords] = self._arm
 
     def _arm(self, thread: SimThread, op: Op) -> bool:
@@ -288,11 +266,12 @@ class WordOps:
         clock = self._clock
         limit = min(clock.next_but_guests(), clock.until)
         done = ns = 0
-        if limit - thread.now > self._run.costs.dirty_word and self._run.numa is None:
-            if self._shapes is None or self._shapes[0] is not op.words:
-                self._shapes = op.words, Shapes(self._run, clock, thread, op)
-            shapes = self._shapes[1]
-            done, ns = shapes.do(op.first, limit)
-            shapes.batch = min(MOST, 2 * done) if done == shapes.batch else max(LEAST, done)
+        if limit - thread.now > self._run.costs.dirty_word:
+            key = thread.number, op.slot
+            if key not in self._shapes:
+                self._shapes[key] = Shapes(self._run, clock, thread, op.slot)
+            last = min(op.first + self._batch, len(op.words))
+            done, ns = self._shapes[key].do(op.words, op.first, last, limit)
+            self._batch = min(MOST, 2 * done) if done == self._batch else max(LEAST, done)
         clock.complete(thread, done, ns)
         return True

@@ -58,10 +58,25 @@ class Nodes:
         owner, node, free = found
         if owner == thread.number:
             return 0
-        hops = self.hops(node, mine)
-        transfer = self._costs.reader_bounce
-        if hops:
-            transfer = self._costs.lock_handover + (hops - 1) * self._costs.hop
-        free = max(free, thread.now) + transfer
+        free = max(free, thread.now) + self._transfer(node, mine)
         self._lines[line] = thread.number, mine, free
         return free - thread.now
+
+    def _transfer(self, node: int, mine: int) -> int:
+        """What it takes a line to come from one CPU to another."""
+        hops = self.hops(node, mine)
+        if not hops:
+            return self._costs.reader_bounce
+        return self._costs.lock_handover + (hops - 1) * self._costs.hop
+
+    def at_leisure(self, thread: SimThread, line: Hashable) -> int | None:
+        """What ``fetch`` will cost, now or later; None if that depends on when."""
+        owner, node, free = self._lines.get(line, (thread.number, 0, 0))
+        if owner == thread.number:
+            return 0
+        return None if free > thread.now else self._transfer(node, self.of(thread))
+
+    def taken(self, thread: SimThread, line: Hashable, free: int) -> None:
+        """The thread has fetched it, no later than ``free``, which is nobody else's time yet."""
+        if not self.owns(thread, line):
+            self._lines[line] = thread.number, self.of(thread), free
