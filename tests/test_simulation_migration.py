@@ -1,6 +1,8 @@
 """Migrations: passes until little is left, or until it is given up."""
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,3 +153,41 @@ def test_what_is_wrong_is_said(
 ) -> None:
     assert command(monkeypatch, *options) == 2
     assert said in capsys.readouterr().err
+
+
+def test_pictures_and_a_table_of_passes(
+    monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table says what ``--json`` says; drawn again, a picture is the same."""
+    pytest.importorskip("matplotlib")
+    pq = pytest.importorskip("pyarrow.parquet")
+    options = "--memory 32M --vcpus 2 --bandwidth 4M,64M --downtime 1ms --max-passes 2 --json"
+    files = [tmp_path / name for name in ("a.svg", "b.svg", "a.parquet")]
+    plots = ("--plot", str(files[0]), "--plot", str(files[1]))
+    engine = ("--engine", "local", "--parquet", str(files[2]))
+    assert command(monkeypatch, *options.split(), *plots, *engine) == 0
+    drawn = files[0].read_text()
+    assert drawn == files[1].read_text()
+    for name in (
+        "sent in each pass",
+        "page fault latency",
+        "6.12 bitmap 4M/s",
+        "6.12 bitmap 64M/s",
+    ):
+        assert f"<!-- {name}" in drawn
+    table = pq.read_table(files[2]).to_pylist()
+    for one in json.loads(capsys.readouterr().out):
+        moved = one["migrated"]
+        mine = [row for row in table if row["bandwidth"] == moved["bandwidth"]]
+        sent = [r["value"] for r in mine if (r["series"], r["key"]) == ("pass", "bytes")]
+        assert sent == [each["pages"] * 4096 for each in moved["passes"]]
+        ended = {row["key"]: row["value"] for row in mine if row["series"] == "migration"}
+        assert ended["left"] == moved["pending"] * 4096
+        assert ended["converged"] == moved["converged"]
+
+
+def test_what_cannot_be_drawn_is_refused_first(
+    monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "--guest", "migrate-1t", "--plot", "a.gif") == 2
+    assert "--plot: expected a file that ends with png, svg, pdf" in capsys.readouterr().err

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +20,8 @@ from tdpmmu.cli.simulate_runs import (
     Memory,
     Modes,
     Noise,
+    Parquet,
+    Plot,
     Pml,
     Preempt,
     Seeds,
@@ -30,10 +30,12 @@ from tdpmmu.cli.simulate_runs import (
     described,
     logged_runs,
     modes_of,
-    run_all,
+    print_tables,
+    run_and_show,
 )
 
 if TYPE_CHECKING:
+    from tdpmmu.simulation.result import Result
     from tdpmmu.simulation.sweep import Run
 
 MARGIN_NS = 10**9
@@ -64,21 +66,19 @@ def migration(
     host_cpus: HostCpus = None,
     noise: Noise = None,
     costs: CostFile = None,
+    plot: Plot = None,
     as_json: Json = False,
+    parquet: Parquet = None,
     engine: Engine = "processes",
     workers: Workers = 0,
 ) -> None:
     """Whether a live migration converges, how long it takes, and what the guest notices.
 
-    Example: tdpmmu simulate migration --memory 256M --bandwidth 64M,256M
+    Example: tdpmmu simulate migration --memory 256M --bandwidth 64M,256M --plot passes.png
 
     Exit codes: 0 done, whether it converges or not; 2 bad usage.
     """
-    from rich.console import Console
-
-    from tdpmmu.simulation.export import to_json
     from tdpmmu.simulation.guest import Migrate
-    from tdpmmu.simulation.show_migration import NOTES, passes, table
     from tdpmmu.simulation.units import LARGEST, parse_bytes, parse_ns
     from tdpmmu.simulation.workloads.host import MigrationWork
 
@@ -105,15 +105,10 @@ def migration(
         until_ns = min((max_passes + 1) * (longest + MARGIN_NS), LARGEST)
         experiment = replace(experiment, until_ns=until_ns)
         runs += logged_runs(experiment, costs, kernel, modes, eager_split, pml, seed)
-    results = run_all(runs, engine, workers)
-    if as_json:
-        json.dump(to_json(results), sys.stdout, indent=1)
-        print()
-        return
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-    console.print(table(results))
-    console.print()
-    console.print(passes(results))
-    console.print()
-    for note in NOTES:
-        print(note)
+    run_and_show(runs, engine, workers, as_json, plot or [], parquet, _show)
+
+
+def _show(results: list[Result]) -> None:
+    from tdpmmu.simulation.show_migration import NOTES, passes, table
+
+    print_tables((table(results), passes(results)), NOTES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,8 @@ from tdpmmu.cli.errors import UsageError
 from tdpmmu.cli.output import refuse_unwritable
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tdpmmu.simulation.files import Experiment
     from tdpmmu.simulation.result import Result
     from tdpmmu.simulation.sweep import Run
@@ -196,8 +198,12 @@ def run_and_show(
     as_json: bool,
     plots: Sequence[str],
     parquet: str | None,
+    show: Callable[[list[Result]], None] | None = None,
 ) -> None:
-    """Run all, show all; what cannot be written is refused before anything is run."""
+    """Run all, show all; what cannot be written is refused before anything is run.
+
+    ``show``: what to print, if it is about migrations.
+    """
     for path in plots:
         _form(path)
         _needs("--plot", "matplotlib", "plots")
@@ -205,7 +211,17 @@ def run_and_show(
         _needs("--parquet", "pyarrow", "parquet")
     for path in (*plots, *([] if parquet is None else [parquet])):
         refuse_unwritable(path)
-    _show(run_all(runs, engine, workers), as_json, plots, parquet)
+    results = run_all(runs, engine, workers)
+    if as_json:
+        from tdpmmu.simulation.export import to_json
+
+        json.dump(to_json(results), sys.stdout, indent=1)
+        print()
+    elif show is not None:
+        show(results)
+    else:
+        _show(results)
+    _write(results, plots, parquet)
 
 
 def _needs(option: str, module: str, extra: str) -> None:
@@ -213,27 +229,31 @@ def _needs(option: str, module: str, extra: str) -> None:
         raise UsageError(f"{option} needs {module}: pip install 'tdpmmu[{extra}]'")
 
 
-def _show(results: list[Result], as_json: bool, plots: Sequence[str], parquet: str | None) -> None:
-    from rich.console import Console
-
-    from tdpmmu.cli.output import whole_file
+def _show(results: list[Result]) -> None:
     from tdpmmu.simulation.answer import answers
-    from tdpmmu.simulation.export import to_json, write_parquet
     from tdpmmu.simulation.show import NOTES, causes, table
 
-    if as_json:
-        json.dump(to_json(results), sys.stdout, indent=1)
-        print()
-    else:
-        console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-        console.print(table(results))
+    print_tables((table(results), causes(results)), NOTES)
+    for number, sentence in enumerate(answers(results)):
+        print(sentence if number else f"\n{sentence}")
+
+
+def print_tables(tables: Sequence[Table], notes: Sequence[str]) -> None:
+    """Tables, and what their columns mean."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    for table in tables:
+        console.print(table)
         console.print()
-        console.print(causes(results))
-        console.print()
-        for note in NOTES:
-            print(note)
-        for number, sentence in enumerate(answers(results)):
-            print(sentence if number else f"\n{sentence}")
+    for note in notes:
+        print(note)
+
+
+def _write(results: list[Result], plots: Sequence[str], parquet: str | None) -> None:
+    from tdpmmu.cli.output import whole_file
+    from tdpmmu.simulation.export import write_parquet
+
     for path in plots:
         _draw(results, path)
     if parquet is not None:
@@ -251,7 +271,8 @@ def _form(path: str) -> str:
 
 def _draw(results: list[Result], path: str) -> None:
     from tdpmmu.cli.output import whole_file
-    from tdpmmu.simulation.plots import plot
+    from tdpmmu.simulation.plots import plot, plot_migrations
 
+    draw = plot_migrations if all(one.migrated is not None for one in results) else plot
     with whole_file(path) as file:
-        plot(results, file, _form(path))
+        draw(results, file, _form(path))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from tdpmmu.simulation.figures import figures
+from tdpmmu.simulation.migration import PAGE
 from tdpmmu.simulation.result import Result
 
 
@@ -52,8 +53,21 @@ def _plain(result: Result) -> dict[str, Any]:
     }
 
 
-Row = tuple[str, int, int, int, str, str, int, int]
-COLUMNS = ("kernel", "ratio", "period_ms", "seed", "series", "key", "at_ns", "value")
+Row = tuple[str, int, int, int, str, bool, bool, int, str, str, int, int]
+COLUMNS = (
+    "kernel",
+    "ratio",
+    "period_ms",
+    "seed",
+    "dirty_log",
+    "pml",
+    "eager_split",
+    "bandwidth",
+    "series",
+    "key",
+    "at_ns",
+    "value",
+)
 
 
 def rows(result: Result) -> Iterator[Row]:
@@ -61,8 +75,15 @@ def rows(result: Result) -> Iterator[Row]:
 
     ``fault_latency`` and ``lock_hold``: ``at_ns`` is the lower edge of a bucket, ``value`` a count.
     ``coverage`` and ``table_bytes``: a moment, and bytes.  ``stall``, ``wait``, ``count``: totals.
+    ``pass``: when it began, and what it sent, in bytes, or took, in ns.
+    ``migration``: how it ended.  ``bandwidth`` is 0 where nothing was migrated.
     """
-    run = (result.kernel, result.knobs.ratio, result.knobs.period_ms, result.seed)
+    knobs, moved = result.knobs, result.migrated
+    run = (
+        *(result.kernel, knobs.ratio, knobs.period_ms, result.seed),
+        *(knobs.dirty_log, knobs.pml, knobs.eager_split),
+        moved.bandwidth if moved is not None else 0,
+    )
     for tag, histogram in result.fault_latency.items():
         for edge, count in sorted(histogram.counts.items()):
             yield (*run, "fault_latency", str(tag), edge, count)
@@ -80,6 +101,15 @@ def rows(result: Result) -> Iterator[Row]:
         yield (*run, "wait", f"{kind} {cause}", 0, ns)
     for kind, count in result.counts.items():
         yield (*run, "count", kind, 0, count)
+    if moved is None:
+        return
+    for each in moved.passes:
+        yield (*run, "pass", "bytes", each.at_ns, each.pages * PAGE)
+        yield (*run, "pass", "ns", each.at_ns, each.ns)
+    yield (*run, "migration", "converged", 0, int(moved.converged))
+    yield (*run, "migration", "left", 0, moved.pending * PAGE)
+    yield (*run, "migration", "downtime_ns", 0, moved.downtime_ns if moved.converged else 0)
+    yield (*run, "migration", "total_ns", 0, moved.total_ns)
 
 
 def write_parquet(results: Sequence[Result], file: IO[bytes]) -> None:

@@ -1,16 +1,18 @@
-"""Pictures of results: latency CCDF, huge-page coverage over time, holds of mmu_lock."""
+"""Pictures of results: latency CCDF, huge-page coverage over time, holds of mmu_lock, passes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from tdpmmu.simulation.figures import faults
+from tdpmmu.simulation.migration import PAGE
 from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.show import label
+from tdpmmu.simulation.show_migration import migrations, name_of
 from tdpmmu.simulation.units import show_bytes, show_ns
 
 if TYPE_CHECKING:
@@ -21,8 +23,28 @@ _SALT = "tdpmmu"
 """In place of random identifiers in SVG, so that the same results make the same file."""
 
 
+Panel = Callable[["Axes", Sequence[Result]], None]
+"""Draws one thing of all results."""
+
+
 def plot(results: Sequence[Result], file: IO[bytes], form: str) -> None:
-    """Draw all results into one picture.  ImportError without matplotlib."""
+    """Draw what recovery does into one picture.  ImportError without matplotlib."""
+    _draw(results, file, form, (_latency, _coverage, _holds), label)
+
+
+def plot_migrations(results: Sequence[Result], file: IO[bytes], form: str) -> None:
+    """Draw what each pass sends, and what the guest notices.  ImportError without matplotlib."""
+    _draw(results, file, form, (_passes, _latency, _holds), name_of)
+
+
+def _draw(
+    results: Sequence[Result],
+    file: IO[bytes],
+    form: str,
+    panels: Sequence[Panel],
+    name: Callable[[Result], str],
+) -> None:
+    """One picture of several panels, with one legend."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -31,21 +53,26 @@ def plot(results: Sequence[Result], file: IO[bytes], form: str) -> None:
 
     guest = results[0].guest
     with matplotlib.rc_context({"svg.hashsalt": _SALT, "font.size": 9}):
-        figure, axes = pyplot.subplots(3, 1, figsize=(9, 11), constrained_layout=True)
+        figure, axes = pyplot.subplots(len(panels), 1, figsize=(9, 11), constrained_layout=True)
         figure.suptitle(
             f"{show_bytes(guest.memory_bytes)} guest, {guest.vcpus} vCPUs, "
-            f"{guest.backing} host pages, {results[0].virtual_ns / 1e9:g} s"
+            f"{guest.backing} host pages, {_lengths(results)}"
         )
-        _latency(axes[0], results)
-        _coverage(axes[1], results)
-        _holds(axes[2], results)
+        for panel, one in zip(panels, axes, strict=True):
+            panel(one, results)
         handles = [
-            Line2D([], [], marker=look.marker, markersize=4, label=label(result), **look.line)
+            Line2D([], [], marker=look.marker, markersize=4, label=name(result), **look.line)
             for result, look in zip(results, looks(results), strict=True)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
         figure.savefig(file, format=form, dpi=130, metadata=_no_date(form))
         pyplot.close(figure)
+
+
+def _lengths(results: Sequence[Result]) -> str:
+    """How long the runs are."""
+    shortest, longest = (show_ns(pick(r.virtual_ns for r in results)) for pick in (min, max))
+    return longest if shortest == longest else f"{shortest} to {longest}"
 
 
 def _no_date(form: str) -> dict[str, Any]:
@@ -87,7 +114,8 @@ def looks(results: Sequence[Result]) -> list[Look]:
 
 def setting_of(result: Result) -> tuple[Any, ...]:
     """All that a run has besides its kernel."""
-    return result.knobs, result.seed
+    speed = 0 if result.migrated is None else result.migrated.bandwidth
+    return result.knobs, result.seed, speed
 
 
 def _in_time(axis: Axis) -> None:
@@ -118,6 +146,44 @@ def _latency(axes: Axes, results: Sequence[Result]) -> None:
         axes.step(at, beyond, where="post", **look.line)
     _in_time(axes.xaxis)
     axes.grid(alpha=0.3, which="major")
+
+
+def _passes(axes: Axes, results: Sequence[Result]) -> None:
+    """Full markers: passes; hollow ones: what is left, as the guest stops or it is given up."""
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="time since the first page was sent",
+        ylabel="memory",
+        title="sent in each pass, by its end (full); left after the last (hollow)",
+    )
+    for (_, one), look in zip(migrations(results), looks(results), strict=True):
+        if not one.passes:
+            continue
+        begun = one.passes[0].at_ns
+        ends = [(each.at_ns + each.ns - begun) / 1e3 for each in one.passes]
+        sent = [each.pages * PAGE for each in one.passes]
+        axes.plot(ends, sent, marker=look.marker, markersize=5, **look.line)
+        if one.pending:
+            axes.plot(
+                [ends[-1]],
+                [one.pending * PAGE],
+                marker=look.marker,
+                markerfacecolor="none",
+                **look.line,
+            )
+    _in_time(axes.xaxis)
+    _in_bytes(axes.yaxis)
+    axes.grid(alpha=0.3, which="major")
+
+
+def _in_bytes(axis: Axis) -> None:
+    """Ticks of a logarithmic axis, which is in bytes, with their units."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(base=2, numticks=9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda size, _: show_bytes(int(size))))
 
 
 def _coverage(axes: Axes, results: Sequence[Result]) -> None:

@@ -72,6 +72,12 @@ def log_of(result: Result) -> str:
     return f"{result.knobs.dirty_log}, PML" if result.knobs.pml else result.knobs.dirty_log
 
 
+def name_of(result: Result) -> str:
+    """What tells a migration from the others: kernel, log, bandwidth."""
+    speed = "" if result.migrated is None else f" {show_bytes(result.migrated.bandwidth)}/s"
+    return f"{result.kernel} {log_of(result)}{speed}"
+
+
 def passes(results: Sequence[Result]) -> Table:
     """What each pass sent."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
@@ -86,6 +92,5 @@ def passes(results: Sequence[Result]) -> Table:
         cells = [show_bytes(each.pages * PAGE) for each in one.passes]
         first = (cells + [""] * SHOWN)[: min(most, SHOWN)]
         last = [cells[-1] if len(cells) > SHOWN else ""] if most > SHOWN else []
-        name = f"{result.kernel} {log_of(result)} {show_bytes(one.bandwidth)}/s"
-        shown.add_row(name, *first, *last, show_bytes(one.pending * PAGE))
+        shown.add_row(name_of(result), *first, *last, show_bytes(one.pending * PAGE))
     return shown
