@@ -17,6 +17,7 @@ from tdpmmu.events.records import (
 from tdpmmu.kernel.locks import (
     RwLock,
     SpinLock,
+    Unchanged,
     UnderEitherMode,
     UnderSpin,
     UnderSpinOrWrite,
@@ -451,6 +452,11 @@ class Program:
         names |= {f"out{i}": layout.cell(f"out{i}", None) for i in range(count)}
         names |= {"spin0": spins[0], "spin1": spins[1], "rw": rw, "rcu": rcu, "alive": alive}
         names["freed"] = layout.cell("freed", 0)
+        fast = UnderEitherMode(rw, Visitors("fast", alive), rcu.reading)
+        listed = UnderSpinOrWrite(rw, spins[1], lockless_reads=True, alive=alive)
+        names["g_fast"] = layout.cell("g_fast", 0, guard=fast)
+        names["g_listed"] = layout.cell("g_listed", 0, guard=listed)
+        names["g_fixed"] = layout.cell("g_fixed", 0, guard=Unchanged("fixed"))
         names["PROGRESS"] = PROGRESS
         for op in (Read, Write, CmpXchg, Add, Xchg, Choose, WaitUntil, Emit, Say, Leave, Reclaim):
             names[op.__name__] = op

@@ -407,7 +407,6 @@ class UnderEitherMode(Guard):
         if self.lockless(step):
             step.broken.append(self)
             return True
-        self.visitors.visit(step)
         return False
 
 
