@@ -180,6 +180,10 @@ def test_damage(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         resumed(saved)
     for sql in (
+        "UPDATE about SET value = CAST(value AS BLOB) WHERE key = 'state'",
+        "UPDATE words SET data = 1 WHERE name = 'order'",
+        "UPDATE words SET start = 'a' WHERE name = 'pool'",
+        "DELETE FROM words WHERE name = 'journal'",
         "UPDATE words SET data = zeroblob(length(data)) WHERE name = 'order'",
         "DELETE FROM words WHERE name = 'pool'",
         "DELETE FROM about WHERE key = 'state'",
@@ -208,6 +212,32 @@ def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
     again = Checkpoint(path, "x", resume=True)
     assert again.state["control"][0] > 0
     same(explore(build().machine, loop=PLAIN), explore(build().machine, keeper=again))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_gone(
+    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SLICE", 150)
+    path = tmp_path / "x"
+    keeper = Checkpoint(path, "x", resume=False, every=0)
+    path.rename(tmp_path / "y")
+    if replaced:
+        path.touch()
+    what = "another file is in its place" if replaced else "No such file or directory"
+    with pytest.raises(CheckpointError, match=f"x: not written: {what}"):
+        explore(question("z1", FIXED).build().machine, keeper=keeper)
+
+
+def test_damage_that_shows_only_when_it_is_written(saved: Path) -> None:
+    keeper = Checkpoint(saved, "x", resume=True)
+    search = explore(question("z1", FIXED).build().machine, loop="compiled").compiled
+    keeper._db.execute("PRAGMA writable_schema = ON")
+    keeper._db.execute("UPDATE sqlite_master SET rootpage = 1 WHERE name = 'words'")
+    keeper._db.execute("PRAGMA writable_schema = RESET")
+    with pytest.raises(CheckpointError, match=r"x: damaged: .*malformed"):
+        keeper.save(search)
+    keeper.close()
 
 
 def test_one_search_in_a_file_at_a_time(tmp_path: Path) -> None:

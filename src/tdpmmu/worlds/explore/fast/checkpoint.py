@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from tdpmmu.worlds.explore.fast.packing import Fields
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 
-FORMAT = 4
+FORMAT = 5
 PIECE = 1 << 22
 """Words in one row of the data base."""
 
@@ -64,7 +64,9 @@ class Checkpoint:
         self.mistrusted: list[str] = []
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1)
-        except sqlite3.Error as error:
+            there = path.stat()
+            self._file = there.st_dev, there.st_ino
+        except (sqlite3.Error, OSError) as error:
             raise CheckpointError(f"{path}: cannot be written: {error}") from None
         try:
             self._begin(identity, resume)
@@ -119,7 +121,7 @@ class Checkpoint:
             if known["crc"] != zlib.crc32(about["state"].encode()):
                 raise ValueError("crc")
             self.state, self.mistrusted = known["state"]
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, TypeError, AttributeError):  # damage changes types, too
             raise CheckpointError(f"{self.path}: damaged: its description is not whole") from None
 
     def _put(self, key: str, value: object) -> None:
@@ -143,12 +145,14 @@ class Checkpoint:
 
     def save(self, loop: CompiledLoop) -> None:
         """Append what is new since the last time."""
+        self._still_there()
         ctl = loop.store.ctl
         state = {
             "control": ctl[list(KEPT)].tolist(),
             "shared": [int(ctl[c.SHARED])],
             "used": [int(ctl[c.USED])],
             "ended": loop.ended.tolist(),
+            "journal": [len(loop.journal)],
             "facts": loop.learner.digest(),
             "fields": loop.store.fields.bits,
             "last_link": loop.store.links()[-1:].tolist(),
@@ -157,6 +161,15 @@ class Checkpoint:
         repacked = state["fields"] != self.state.get("fields")
         self._transaction(state, self._arrays(loop), ["order"] if repacked else [])
         self._last = time.monotonic()
+
+    def _still_there(self) -> None:
+        """Nobody finds what is written to a file that was removed, or replaced."""
+        try:
+            now = self.path.stat()
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: not written: {error.strerror}") from None
+        if (now.st_dev, now.st_ino) != self._file:
+            raise CheckpointError(f"{self.path}: not written: another file is in its place")
 
     def _transaction(
         self, state: dict[str, list[int]], arrays: dict[str, Words], anew: Sequence[str]
@@ -178,9 +191,11 @@ class Checkpoint:
             self._put_state(state)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise CheckpointError(
-                f"{self.path}: not written: {error}; the last checkpoint in it is whole"
-            ) from None
+            if isinstance(error, sqlite3.OperationalError):
+                raise CheckpointError(
+                    f"{self.path}: not written: {error}; the last checkpoint in it is whole"
+                ) from None
+            raise CheckpointError(f"{self.path}: damaged: {error}") from None
         finally:  # Ctrl-C comes here, too
             if db.in_transaction:
                 db.execute("ROLLBACK")
@@ -201,49 +216,60 @@ class Checkpoint:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def _words(self, name: str) -> Words:
+    def _pieces(self, name: str) -> Iterator[Words]:
+        """The words of one array, a row of the data base at a time."""
         dtype = np.dtype(WORDS[name])
-        pieces = []
         at = 0
         for start, data, crc in self._db.execute(
             "SELECT start, data, crc FROM words WHERE name = ? ORDER BY start", (name,)
         ):
-            if zlib.crc32(data) != crc or start != at or len(data) % dtype.itemsize:
+            if type(data) is not bytes or zlib.crc32(data) != crc or start != at:
                 raise CheckpointError(f"{self.path}: damaged: {name} at {start}")
-            pieces.append(np.frombuffer(data, dtype))
-            at += len(pieces[-1])
-        return np.concatenate(pieces) if pieces else np.empty(0, dtype)
+            yield np.frombuffer(data, dtype)
+            at += len(data) // dtype.itemsize
+
+    def _sizes(self) -> dict[str, int]:
+        """How many words of each array there are."""
+        sizes = dict.fromkeys(WORDS, 0)
+        for name, size in self._db.execute("SELECT name, sum(length(data)) FROM words GROUP BY 1"):
+            if name in WORDS:
+                sizes[name] = size // np.dtype(WORDS[name]).itemsize
+        return sizes
 
     def restore(self, loop: CompiledLoop) -> None:
         """Fill a loop that has not begun with what was saved."""
-        ctl = loop.store.ctl
         try:
-            found = {name: self._words(name) for name in WORDS}
+            self._restore(loop)
         except sqlite3.Error as error:
             raise CheckpointError(f"{self.path}: damaged: {error}") from None
+
+    def _restore(self, loop: CompiledLoop) -> None:
+        ctl = loop.store.ctl
         ctl[list(KEPT)] = self.state["control"]
         ctl[c.SHARED], ctl[c.USED] = self.state["shared"][0], self.state["used"][0]
         loop.ended[:] = self.state["ended"]
         fields = Fields(self.state["fields"])
-        sizes = {name: len(words) for name, words in found.items()}
         expected = {
             "order": ctl[c.COUNT] * fields.width,
             "links": (ctl[c.COUNT] + ctl[c.CURRENT] - 1) // 64,
             "values": ctl[c.SHARED] * loop.known.chunks,
             "hashes": ctl[c.SHARED],
             "pool": ctl[c.USED],
-            "journal": sizes["journal"],
+            "journal": self.state["journal"][0],
         }
+        sizes = self._sizes()
         for name, size in sizes.items():
             if size != expected[name]:
                 raise CheckpointError(
                     f"{self.path}: damaged: {name} has {size} words, expected {expected[name]}"
                 )
-        links = np.append(found["links"], np.array(self.state["last_link"], np.uint64))
-        loop.store.restore(fields.bits, found["order"], links)
-        loop.known.restore(found["values"], found["hashes"], found["pool"])
+        loop.store.restore(
+            fields.bits, self._pieces("order"), self._pieces("links"), self.state["last_link"][0]
+        )
+        loop.known.restore(*(self._pieces(name) for name in ("values", "hashes", "pool")))
+        journal = [number for piece in self._pieces("journal") for number in piece.tolist()]
         try:
-            loop.repeat(found["journal"].tolist())
+            loop.repeat(journal)
             same = loop.learner.digest() == self.state["facts"]
         except LookupError:  # a question about a position that no longer comes about
             same = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import overload
 
@@ -12,7 +12,7 @@ from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import facts as f
 from tdpmmu.worlds.explore.fast.control import Words
-from tdpmmu.worlds.explore.fast.room import Room
+from tdpmmu.worlds.explore.fast.room import Room, fill
 from tdpmmu.worlds.explore.fast.store import slots_for
 from tdpmmu.worlds.explore.fast.together import together
 
@@ -132,17 +132,23 @@ class Known:
             yield int(self.pool[at - 1])
             at = int(f.after_entry(self.pool, at))
 
-    def restore(self, values: Words, hashes: Words, pool: Words) -> None:
-        """Shared states and entries as they were saved; facts are another matter."""
-        capacity = max(2 * len(hashes), len(self.hashes))
-        self._values.grow(capacity * self.chunks)[: len(values)] = values
-        self._hashes.grow(capacity)[: len(hashes)] = hashes
+    def restore(
+        self, values: Iterable[Words], hashes: Iterable[Words], pool: Iterable[Words]
+    ) -> None:
+        """Shared states and entries as they were saved, in pieces; facts are another matter.
+
+        Their numbers are in the control block already.
+        """
+        used = int(self.ctl[c.USED])
+        capacity = max(2 * int(self.ctl[c.SHARED]), len(self.hashes))
+        fill(self._values.grow(capacity * self.chunks), values)
+        fill(self._hashes.grow(capacity), hashes)
         self.grow_shared(capacity)
         size = len(self.places)
         while self.ctl[c.ENTRIES] + 1 > size // 3 * 2:
             size *= 2
-        self._pool.grow(len(pool))[: len(pool)] = pool
-        self._grow_entries(size, max(2 * len(pool), len(self.pool)))
+        fill(self._pool.grow(used), pool)
+        self._grow_entries(size, max(2 * used, len(self.pool)))
 
     def bytes_used(self) -> dict[str, int]:
         """What the arrays take, by what they are for: as far as they are filled."""

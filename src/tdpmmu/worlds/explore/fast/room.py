@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +20,15 @@ SMALL = 4 * HUGE
 """Bytes at the beginning that stay on small pages: a small search should take little memory."""
 
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0x40
+
+
+def fill(array: Words, pieces: Iterable[Words]) -> int:
+    """Put pieces into an array, one behind the other; how many items they have."""
+    at = 0
+    for piece in pieces:
+        array[at : at + len(piece)] = piece
+        at += len(piece)
+    return at
 
 
 class Room:

@@ -6,7 +6,7 @@ bytes in the set, slots being at most 7/8 full.  All of it grows in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import states as st
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.packing import Fields, Packed, least_bits, roomy_bits, tight_bits
-from tdpmmu.worlds.explore.fast.room import Room
+from tdpmmu.worlds.explore.fast.room import Room, fill
 from tdpmmu.worlds.explore.fast.together import together
 
 MANY = 1 << 17
@@ -152,16 +152,21 @@ class Store:
         self.ctl[c.COUNT], self.ctl[c.CURRENT] = count, searched
         self._index()
 
-    def restore(self, bits: Sequence[int], order: Words, links: Words) -> None:
-        """States as they were saved; their number is in the control block already."""
+    def restore(
+        self, bits: Sequence[int], order: Iterable[Words], links: Iterable[Words], last_link: int
+    ) -> None:
+        """States as they were saved; their number is in the control block already.
+
+        ``order`` and ``links`` come in pieces, ``last_link`` is behind all of these.
+        """
         count, self.ctl[c.COUNT] = int(self.ctl[c.COUNT]), 0
-        self._grow_to(count)
+        self.grow_states(max(self.capacity, count + 1))  # more is for a budget of memory to give
         # Only now: growing gives states the fields that suit what is known of threads so far.
         self.fields = Fields(bits)
         self.ctl[c.WIDTH] = self.fields.width
         self._order.grow(self.capacity * self.fields.width + BEHIND)
-        self._order.array[: len(order)] = order
-        self._links.array[: len(links)] = links
+        fill(self._order.array, order)
+        self._links.array[fill(self._links.array, links)] = last_link
         self.ctl[c.COUNT] = count
         self._index()
 
