@@ -92,8 +92,9 @@ def workplace() -> Path:
     return place
 
 
+@cache
 def run(command: str) -> tuple[int, str]:
-    """Exit code and output."""
+    """Exit code and output; each command is run once."""
     words = shlex.split(command)
     assert words[0] == "tdpmmu", command
     done = subprocess.run(
@@ -107,13 +108,6 @@ def run(command: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@cache
-def results() -> dict[str, tuple[int, str]]:
-    """Every command once, two at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(DISTINCT, pool.map(run, DISTINCT), strict=True))
-
-
 def without_numbers(line: str) -> str:
     """What of a line of output has to stay as it is."""
     return re.sub(r"SP\d+|[\d,]+ (and [\d,]+ )?states|\d+\.\d s", "#", " ".join(line.split()))
@@ -121,8 +115,9 @@ def without_numbers(line: str) -> str:
 
 def test_the_commands_shown_do_what_they_are_shown_to_do() -> None:
     token = ""
-    done = results()
     wrong = []
+    with ThreadPoolExecutor(2) as pool:
+        [*pool.map(run, DISTINCT)]
     for shown in COMMANDS:
         if "tdpmmu1-" in shown.command:
             assert token, f"{shown.where}: {shown.command} comes before any token"
@@ -130,7 +125,7 @@ def test_the_commands_shown_do_what_they_are_shown_to_do() -> None:
             code, output = run(f"tdpmmu explain {token}{options}")
             shown_codes = (0,)
         else:
-            code, output = done[shown.command]
+            code, output = run(shown.command)
             found = TOKEN.search(output)
             token = found[0] if found else token
             shown_codes = (shown.exit_code,)
@@ -146,14 +141,14 @@ def test_the_commands_shown_do_what_they_are_shown_to_do() -> None:
 def test_the_tutorial_shows_just_what_its_reader_sees() -> None:
     shown = [one for one in shown_in("docs/tutorial.md") if "tdpmmu1-" not in one.command]
     for one in shown:
-        lines = [without_numbers(line) for line in results()[one.command][1].splitlines()]
+        lines = [without_numbers(line) for line in run(one.command)[1].splitlines()]
         for line in one.output:
             if line.strip() not in ("", "..."):
                 assert without_numbers(line) in lines, f"{one.command}: {line}"
     prose = (ROOT / "docs/tutorial.md").read_text().rpartition("That is it.")[2]
     steps = re.findall(r"\bstep (\d+)", prose.partition("## ")[0])
     caught = next(one for one in shown if "caught.html" in one.command)
-    numbers = re.findall(r"^ *(\d+)  ", results()[caught.command][1], re.MULTILINE)
+    numbers = re.findall(r"^ *(\d+)  ", run(caught.command)[1], re.MULTILINE)
     assert len(steps) == 4
     assert set(steps) <= set(numbers), "the steps that the tutorial names are others now"
 
