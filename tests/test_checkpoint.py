@@ -166,8 +166,8 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def resumed(path: Path) -> None:
-    explore(question("z1", FIXED).build().machine, keeper=Checkpoint(path, "x", resume=True))
+def resumed(path: Path) -> Any:
+    return explore(question("z1", FIXED).build().machine, keeper=Checkpoint(path, "x", resume=True))
 
 
 def test_damage(saved: Path) -> None:
@@ -331,3 +331,25 @@ def test_ctrl_c_while_cycles_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> 
 def test_code_that_does_something_else(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="the threads' code does not do what it did"):
         explore(question("z1", BUG).build().machine, keeper=Checkpoint(saved, "x", resume=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_was_found_is_kept_when_a_batch_system_ends_it(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Learner.walk
+    build = question("z1", FIXED).build
+
+    def ended(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return real(*arguments)
+
+    before = signal.signal(number, signal.SIG_DFL)
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "walk", ended)
+        keeper = Checkpoint(tmp_path / "x", "x", resume=False)
+        stopped = explore(build().machine, keeper=keeper).result.stopped
+    assert signal.getsignal(number) == signal.SIG_DFL
+    signal.signal(number, before)
+    assert stopped == INTERRUPTED
+    same(explore(build().machine, loop=PLAIN), resumed(tmp_path / "x"))

@@ -1,10 +1,22 @@
-"""Ctrl-C, heeded between two questions to the threads' code, where all that is known is whole."""
+"""Ctrl-C, heeded between two questions to the threads' code, where all that is known is whole.
+
+``SIGTERM`` and ``SIGHUP``, with which batch systems and closed terminals end a process, are taken
+for Ctrl-C: what was found until then is told, and kept if there is a checkpoint.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
+
+_USUAL: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+if hasattr(signal, "SIGHUP"):
+    _USUAL[signal.SIGHUP] = signal.SIG_DFL
 
 
 class Patience:
@@ -12,13 +24,13 @@ class Patience:
 
     def __init__(self) -> None:
         self._asked = False
-        self._ours = False
+        self._ours: list[signal.Signals] = []
 
     def __enter__(self) -> Patience:
-        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if usual and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._take)
-            self._ours = True
+        if threading.current_thread() is threading.main_thread():
+            self._ours = [one for one in _USUAL if signal.getsignal(one) == _USUAL[one]]
+        for one in self._ours:
+            signal.signal(one, self._take)
         return self
 
     def __exit__(
@@ -27,9 +39,9 @@ class Patience:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._ours = False
+        for one in self._ours:
+            signal.signal(one, _USUAL[one])
+        self._ours = []
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
