@@ -89,6 +89,10 @@ def refused(*args: str) -> str:
     [
         ("--time nan", "--time nan: expected a number that is not negative"),
         ("--memory -5", "--memory -5: expected a number that is not negative"),
+        ("--memory 1", "MiB are taken before the search begins; expected more"),
+        ("--memory 255 --loop compiled", "--memory 255: --loop compiled needs 256 at least"),
+        ("--memory 255 --checkpoint x", "--memory 255: --checkpoint needs 256 at least"),
+        ("--memory 511 --storage compact", "--memory 511: --storage compact needs 512 at least"),
         ("--states -3", "--states -3: expected a number that is not negative"),
         ("--every nan", "--every nan: expected seconds that are not negative"),
         ("--mode pct --depth 1000000", "--depth 1000000: expected 1 to 100"),
@@ -127,6 +131,19 @@ def test_a_budget_is_3_and_never_called_safe() -> None:
     assert "1,0" in done.stdout  # how many states were covered
     assert "safe" not in done.stdout
     assert "holds" not in done.stdout
+
+
+def test_a_small_budget_of_memory_is_kept_to() -> None:
+    """Compiled code would take all of it, and more, before it searches anything."""
+    code = f"""
+import subprocess, resource
+subprocess.run({[TDPMMU, "check", *BIG, "--memory", "80"]!r})
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    *said, most = done.stdout.splitlines()
+    assert any("the budget of 80 MiB is used up" in line for line in said), done
+    assert int(most) < 90
 
 
 def test_vacuous_is_4(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def check(
     properties: Annotated[str, typer.Option(help="harm, discipline or all.")] = "all",
     states: Annotated[int, typer.Option(help="Budget in states; 0: none.")] = 0,
     seconds: Annotated[float, typer.Option("--time", help="Budget in seconds.")] = 0,
-    memory: Annotated[int, typer.Option(help="Budget in MiB.")] = 0,
+    memory: Annotated[int, typer.Option(help="Budget in MiB, of the whole process.")] = 0,
     first: Annotated[bool, typer.Option("--first", help="Stop at the first violation.")] = False,
     reduce: Annotated[
         bool, typer.Option("--reduce/--no-reduce", help="Leave needless orders out.")
@@ -119,7 +119,9 @@ def check(
     Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C.
     """
     from tdpmmu.cli import partly
+    from tdpmmu.cli.memory import check_memory
     from tdpmmu.worlds.explore.exploration import Budget
+    from tdpmmu.worlds.explore.memory import LEAST_COMPILED, LEAST_LOSSY
 
     for option, number in (("--states", states), ("--time", seconds), ("--memory", memory)):
         if not number >= 0:  # nor is NaN
@@ -132,6 +134,14 @@ def check(
         mode, {"depth": depth, "runs": runs, "seed": seed, "switches": switches}
     )
     kept = partly.storage_of(storage, memory)
+    compiled = {
+        "--loop compiled": loop == "compiled",
+        "--checkpoint": checkpoint is not None,
+        "--resume": resume is not None,
+        f"--workers {workers}": workers != 1,
+    }
+    needs = {option: given * LEAST_COMPILED for option, given in compiled.items()}
+    check_memory(memory, needs | {f"--storage {storage}": LEAST_LOSSY if kept else 0})
     alone = {
         "the table": scenario is None,
         "--all-kernels": all_kernels,

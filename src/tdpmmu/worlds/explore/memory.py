@@ -6,6 +6,12 @@ import sys
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
+LEAST_COMPILED = 256
+"""MiB with which compiled code is of use: loading it, and its first tables, take some 200."""
+
+LEAST_LOSSY = 512
+"""The same beside a table of states that takes half of the budget."""
+
 _STATUS = Path("/proc/self/status")
 
 

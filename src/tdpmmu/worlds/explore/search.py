@@ -9,6 +9,7 @@ from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.engine import Explorer, Progress
 from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget
+from tdpmmu.worlds.explore.memory import LEAST_COMPILED
 from tdpmmu.worlds.explore.reductions import Reduce
 from tdpmmu.worlds.explore.storage import Storage
 
@@ -42,7 +43,8 @@ def explore(
     """Search ``machine``, to the end or to the first violation (of the property ``first``).
 
     It starts again without a guard that a thread does not keep to.  ``loop`` is whether to search
-    in compiled code: from the start, never, or once there are many states and if numba is there.
+    in compiled code: from the start, never, or once there are many states, if numba is there and
+    the budget has memory for it.
     What is found is the same.  ``keeper`` has it saved now and then, ``storage`` is a set of states
     that leaves some out, ``workers`` how many threads search, two at most (all compiled only).
     """
@@ -50,6 +52,8 @@ def explore(
 
     compile_after = {PLAIN: None, COMPILED: 0}.get(loop, MANY if can_compile() else None)
     mistrusted: list[str] = []
+    if loop == AUTO and budget is not None and 0 < budget.memory < LEAST_COMPILED:
+        compile_after = None
     if storage is not None:
         compile_after = 0
     if keeper is not None:
