@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tdpmmu.simulation.figures import faults
 from tdpmmu.simulation.migration import PAGE
@@ -14,10 +15,13 @@ from tdpmmu.simulation.result import Result
 from tdpmmu.simulation.show import label
 from tdpmmu.simulation.show_migration import migrations, name_of
 from tdpmmu.simulation.units import show_bytes, show_ns
+from tdpmmu.worlds.simulate.histogram import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+
+Floats = npt.NDArray[np.float64]
 
 _SALT = "tdpmmu"
 """In place of random identifiers in SVG, so that the same results make the same file."""
@@ -137,13 +141,8 @@ def _latency(axes: Axes, results: Sequence[Result]) -> None:
     )
     for result, look in zip(results, looks(results), strict=True):
         histogram = faults(result)
-        edges, counts = histogram.arrays()
-        if not len(edges):
-            continue
-        beyond = 1 - np.cumsum(counts) / counts.sum()
-        at = np.append(edges[1:], histogram.largest) / 1e3
-        beyond[-1] = 0.5 / counts.sum()
-        axes.step(at, beyond, where="post", **look.line)
+        if histogram.count:
+            axes.step(*tail(histogram), where="post", **look.line)
     _in_time(axes.xaxis)
     axes.grid(alpha=0.3, which="major")
 
@@ -184,6 +183,18 @@ def _in_bytes(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(base=2, numticks=9))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda size, _: show_bytes(int(size))))
+
+
+def tail(histogram: Histogram) -> tuple[Floats, Floats]:
+    """Times in microseconds, and the part of all that is longer from there on.
+
+    It falls where the values are; the last step is half a value, since a logarithm has no zero.
+    """
+    edges, counts = histogram.arrays()
+    at = np.concatenate([edges[:1], edges[:-1], [histogram.largest]]) / 1e3
+    beyond = np.append(1, 1 - np.cumsum(counts) / counts.sum())
+    beyond[-1] = 0.5 / counts.sum()
+    return at, beyond
 
 
 def _coverage(axes: Axes, results: Sequence[Result]) -> None:
