@@ -21,6 +21,7 @@ from tdpmmu.mmu.tdp_iter import TdpIter
 from tdpmmu.simulation.dirty import DirtyWords
 from tdpmmu.simulation.masks import dirty_mask, present_mask
 from tdpmmu.simulation.regions import LOST
+from tdpmmu.simulation.splits import BulkSplit
 from tdpmmu.simulation.tables import ENTRIES, ArrayPage
 from tdpmmu.simulation.words import ArmWords
 from tdpmmu.worlds.simulate.ops import AskAll, SendAll
@@ -263,4 +264,4 @@ class BulkOps:
 
 def bulk_layers(bulk: bool) -> tuple[type[Any], ...]:
     """What to put on top of a kernel's class."""
-    return (Bulk,) if bulk else ()
+    return (Bulk, BulkSplit) if bulk else ()

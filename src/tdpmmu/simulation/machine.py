@@ -28,6 +28,7 @@ from tdpmmu.simulation.numa import Numa, NumaGuest
 from tdpmmu.simulation.populate import at_once, map_all
 from tdpmmu.simulation.regions import SMALL_HOST, Regions
 from tdpmmu.simulation.result import Result
+from tdpmmu.simulation.splits import SplitOps
 from tdpmmu.simulation.tables import ArrayPage, SimKvm
 from tdpmmu.simulation.vcpu import StepGuest, WhatFault, run_vcpu
 from tdpmmu.simulation.words import WordOps
@@ -159,6 +160,7 @@ class Simulation:
         self.numa = Numa(self, clock) if self.knobs.nodes else None
         BulkOps(self, clock)
         WordOps(self, clock)
+        SplitOps(self, clock)
         self.dirty = DirtyBits(clock, self.guest.pages)
         # With NUMA each walk and each fault has a price of its own.
         herd = Herd(self, clock) if self._bulk and self.numa is None else None

@@ -118,6 +118,12 @@ class Locks:
             thread.holds.append((name, mode, since, ns))
         self._ledger.held(name, mode, thread.kind, thread.number, since, ns)
 
+    def again(self, thread: SimThread, name: str, mode: str, released: int, taken: int) -> None:
+        """The thread gives a lock back and takes it again, and nobody comes in between."""
+        now, thread.now = thread.now, released
+        self._gives_back(thread, name, mode)
+        thread.taken[name], thread.now = taken, now
+
     def _hand_over(self, lock: RwLock, now: int) -> None:
         """To the next in the queue, and if that is a reader to those right behind it."""
         queue = self.queue(lock.name)
