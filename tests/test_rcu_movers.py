@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from toys import make_machine
+from toys import WITH_RCU, make_machine, random_program
 
 from tdpmmu.kernel.locks import RwLock, SpinLock
 from tdpmmu.kernel.rcu import Rcu
@@ -13,6 +13,7 @@ from tdpmmu.machine.op import FREED, USED, Op, Read, Step, Write
 from tdpmmu.machine.state import Layout
 from tdpmmu.machine.thread import Machine
 from tdpmmu.worlds.explore.engine import Explorer
+from tdpmmu.worlds.explore.reductions import ALL, BEGIN, NONE, URGENT
 from tdpmmu.worlds.explore.search import explore
 
 
@@ -122,3 +123,18 @@ def test_with_the_lock_nobody_can_tell_when_the_section_began(reduce: bool) -> N
 @pytest.mark.parametrize("reduce", [True, False])
 def test_the_end_of_a_section_that_a_callback_waits_for_is_seen(reduce: bool) -> None:
     assert broken(explore(section_that_is_waited_for(), reduce=reduce)) == {"exception"}
+
+
+def test_deadlocks_of_random_programs() -> None:
+    """With locks; three were lost once.  What is freed early may end the search before."""
+    kinds = (*WITH_RCU, "spin0", "spin0", "wlock", "rcu", "synchronize", "barrier", "wait")
+    met = 0
+    for seed in (1586, 2010, 2458, *range(1000, 1100)):
+        program = random_program(seed, kinds)
+        full = broken(explore(program.build(), reduce=NONE))
+        met += "deadlock" in full
+        for reduce in (ALL, ALL - {URGENT, BEGIN}):
+            found = broken(explore(program.build(), reduce=reduce))
+            assert found <= full, program
+            assert found == full or "never-then" in found, program
+    assert met >= 30
