@@ -10,13 +10,13 @@ import pytest
 from toys import CHOICES, EVERYTHING, LOCKING, WITH_RCU, incr, mutex_incr, random_program
 
 from tdpmmu.machine.thread import Machine
-from tdpmmu.scenarios.question import ask
+from tdpmmu.scenarios.question import BUDGET, ask
 from tdpmmu.scenarios.zoo import entries
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
 from tdpmmu.worlds.explore import engine, search
 from tdpmmu.worlds.explore.engine import Explorer
 from tdpmmu.worlds.explore.exploration import Budget, Counterexample
-from tdpmmu.worlds.explore.progress import check_progress, edges_on_cycles
+from tdpmmu.worlds.explore.progress import NO_MEMORY, check_progress, edges_on_cycles
 from tdpmmu.worlds.explore.search import COMPILED, PLAIN, explore
 
 pytest.importorskip("numba")
@@ -324,6 +324,19 @@ def test_memory_is_asked_for_only_within_the_budget(monkeypatch: pytest.MonkeyPa
     found = explore(incr(3, 2), reduce=False, loop=COMPILED, budget=Budget(memory=1))
     assert found.result.stopped == "the budget of 1 MiB is used up"
     assert not found.result.exhausted
+
+
+def test_cycles_are_looked_for_only_within_the_budget_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = question("z49", BUG)
+    enough = ask(asked, loop=COMPILED, budget=Budget(memory=1 << 16))
+    assert list(enough.tokens) == ["no-progress"]
+    monkeypatch.setattr(loop, "EDGE_BYTES", 1 << 35)
+    found = ask(asked, loop=COMPILED, budget=Budget(memory=1 << 16))
+    assert found.status == BUDGET
+    assert found.exploration.liveness == NO_MEMORY
+    assert found.sentence().endswith("no memory is left to look for cycles without progress")
 
 
 def test_a_broken_set_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,9 @@ def check_progress(explorer: Explorer) -> str:
         _report_cycle(explorer)
     except MemoryError:
         result.liveness = NO_MEMORY
+        if result.exhausted:
+            result.exhausted = False
+            result.stopped = "no memory is left to look for cycles without progress"
     except KeyboardInterrupt:
         result.liveness = NOT_EXHAUSTED
         result.exhausted, result.stopped = False, INTERRUPTED

@@ -140,11 +140,12 @@ def mark(pool, used, kept, marks):
 
 
 @allocating
-def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed):
+def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed, most):
     """``(thread, from, to)`` of marked turns that the search followed, in the states' order.
 
     From the state ``first`` on, to those that were searched.  ``hashed``: ``to`` is the state's
     hash, as where states have no numbers, and the hash of the state before comes behind it.
+    No more than ``most``.
     """
     found = np.empty((1024, 4), np.int64)
     edges = 0
@@ -199,6 +200,8 @@ def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed):
                 if not marks[turn]:
                     continue
                 word = pool[turn]
+                if edges == most:
+                    return found
                 if edges == found.shape[0]:
                     found = np.concatenate((found, np.empty_like(found)))
                 if hashed:

@@ -44,6 +44,9 @@ NO_END = 1 << 62
 LEAST_GROWTH = 64
 """If there is no memory for so small a part of the states there are, it is used up."""
 
+EDGE_BYTES = 600
+"""What looking for cycles takes for each turn that may be on one."""
+
 QUESTION = 5
 """Words of a question to the threads' code, before the shared state that it is about."""
 
@@ -382,7 +385,10 @@ class CompiledLoop:
         return marks
 
     def _marked_edges(self, marks: Words, first: int, *, hashed: bool) -> Words:
-        """Those turns of the states that were searched, from state ``first`` on."""
+        """Those turns of the states that were searched, from state ``first`` on.
+
+        MemoryError if there are more than the budget has memory for.
+        """
         known = self.known
         found: Words = cy.marked_edges(
             self.store.ctl,
@@ -393,7 +399,10 @@ class CompiledLoop:
             marks,
             first,
             hashed,
+            most := max(0, self.memory_left()) // EDGE_BYTES,
         )
+        if len(found) >= most:
+            raise MemoryError
         return found
 
 
