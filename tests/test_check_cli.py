@@ -218,6 +218,9 @@ def test_a_verdict_that_holds_is_the_same_whatever_the_hash_seed() -> None:
 
 
 def test_a_wrong_kernel() -> None:
+    assert "; did you mean nx-recovery?" in refused("check", "nx-recovry")
+    assert "; there are FILE.py, nx-recovery, script" in refused("check", "pigs")
+    assert "; there are age-by-cmpxchg, " in refused("check", "nx-recovery", "-p", "pigs")
     assert "did you mean 5.12" in refused("check", "nx-recovery", "-k", "5.12-rc5")
 
 

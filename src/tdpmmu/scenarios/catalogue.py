@@ -16,8 +16,8 @@ SCENARIOS: dict[str, type[Any]] = {cls.name: cls for cls in (NxRecovery, Script)
 def scenario_class(name: str) -> type[Any]:
     """The family of scenarios of that name; ``ValueError`` with the nearest ones."""
     if name not in SCENARIOS:
-        near = difflib.get_close_matches(name, SCENARIOS, n=2) or sorted(SCENARIOS)
-        raise ValueError(f"unknown scenario {name!r}: {', '.join(near)}, or a FILE.py")
+        instead = registry.instead_of(name, [*SCENARIOS, "FILE.py"])
+        raise ValueError(f"unknown scenario {name!r}; {instead}")
     return SCENARIOS[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from tdpmmu.versions import patches, read_lock, without
@@ -43,11 +44,17 @@ class UnknownName(ValueError):
     """No kernel or patch of that name; the message names the nearest ones."""
 
 
+def instead_of(name: str, names: Iterable[str]) -> str:
+    """What to say about a name that there is not: the nearest ones, or else all."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(sorted(names))}"
+
+
 def _find(what: str, name: str, table: dict[str, type[Any]]) -> type[Any]:
     found = table.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, table, n=3) or sorted(table)
-        raise UnknownName(f"unknown {what} {name!r}; did you mean {', '.join(near)}?")
+        raise UnknownName(f"unknown {what} {name!r}; {instead_of(name, table)}")
     return found
 
 
