@@ -339,6 +339,16 @@ def test_cycles_are_looked_for_only_within_the_budget_of_memory(
     assert found.sentence().endswith("no memory is left to look for cycles without progress")
 
 
+def test_that_it_compiles_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    for kept in (True, False):
+        assert "compiling, once" not in said
+        monkeypatch.setattr(loop, "KEPT", kept)
+        found = explore(incr(3, 2), loop=COMPILED, progress=lambda one: said.append(one.doing))
+        assert found.doing == ""
+    assert "compiling, once" in said
+
+
 def test_a_broken_set_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What these tests rest on: a loop that loses states does not pass."""
     real = kernels.advance

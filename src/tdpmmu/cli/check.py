@@ -379,7 +379,7 @@ def run(
             result = explorer.result
             sys.stderr.write(
                 f"\r{len(explorer.order):>12,} states, depth {result.depth}, "
-                f"{len(result.violations)} violated \x1b[K"
+                f"{len(result.violations)} violated {explorer.doing}\x1b[K"
             )
             sys.stderr.flush()
 

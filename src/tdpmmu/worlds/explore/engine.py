@@ -76,6 +76,7 @@ class Explorer(Graph):
         self.budget = budget or Budget()
         self.first = first
         self.progress = progress
+        self.doing = ""  # what takes a while now, for ``progress``
         self.result = Exploration()
         self.reported: set[str] = set()
 

@@ -36,6 +36,9 @@ def _directory() -> str:
 
 _DIRECTORY = _directory()
 
+KEPT = os.path.isdir(_DIRECTORY)
+"""Whether there is something from an earlier process."""
+
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile on first use; where nothing can be written, in every process anew.

@@ -18,6 +18,7 @@ from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
 from tdpmmu.worlds.explore.fast.adding import Batch, Window, new_batch, new_window
+from tdpmmu.worlds.explore.fast.compiling import KEPT
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
@@ -415,6 +416,10 @@ def go_on(
     ended: list[int],
 ) -> None:
     """The rest of a search, compiled."""
+    if explorer.progress is not None and not KEPT:
+        explorer.doing = "compiling, once"
+        explorer.progress(explorer)
+        explorer.doing = ""
     if explorer.storage is None:
         loop = CompiledLoop(explorer)
     else:
