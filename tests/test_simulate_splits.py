@@ -138,7 +138,7 @@ def test_splits_are_one_step(kernel: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Logged, "host_events", lambda self, rng: iter([(ON_NS, DirtyLog(True))]))
     for bulk in (False, True):
         sent = 0
-        guest = Guest(REGIONS << 21, 1)
+        guest = Guest(4 * REGIONS << 21, 1)
         run = Simulation(kernel, guest, Knobs(ratio=0, pml=True), COSTS, work, 1, bulk=bulk)
         results.append(run.run(20_000_000))
         operations.append(sent)
