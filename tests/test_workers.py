@@ -1,4 +1,4 @@
-"""Searches by two threads: what they leave is, to the last bit, what one leaves."""
+"""Searches by several threads: what they leave is, to the last bit, what one leaves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tdpmmu.worlds.explore.storage import Storage
 
 pytest.importorskip("numba")
 
-from tdpmmu.worlds.explore.fast import control, loop, pair, store
+from tdpmmu.worlds.explore.fast import control, crew, loop, store
 from tdpmmu.worlds.explore.fast.checkpoint import Checkpoint
 from tdpmmu.worlds.explore.fast.known import Known
 from tdpmmu.worlds.explore.fast.store import Store
@@ -35,12 +35,11 @@ FIGURES = ("states", "transitions", "depth", "shared", "exhausted", "stopped", "
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of a few states, for searches of a few hundred."""
-    monkeypatch.setattr(pair, "AT_ONCE", 8)
-    monkeypatch.setattr(pair, "AHEAD", 3)
-    monkeypatch.setattr(pair, "MANY", 0)
-    monkeypatch.setattr(pair, "TURNS", 100)
-    monkeypatch.setattr(pair, "NEAR", 0)
-    monkeypatch.setattr(loop, "PAIRED_SLICE", 100)
+    monkeypatch.setattr(crew, "AT_ONCE", 8)
+    monkeypatch.setattr(crew, "RING", 3)
+    monkeypatch.setattr(crew, "MANY", 0)
+    monkeypatch.setattr(crew, "NEAR", 0)
+    monkeypatch.setattr(loop, "SHARED_SLICE", 100)
     monkeypatch.setattr(loop, "SLICE", 100)
 
 
@@ -77,25 +76,26 @@ def same(one: Explorer, two: Explorer) -> None:
         assert mine.tobytes() == theirs.tobytes()
 
 
-def compare(make: Callable[[], Machine], **options: Any) -> Explorer:
-    """Search with one and with two, and look for cycles, too."""
-    one, two = (explore(make(), loop=COMPILED, workers=n, **options) for n in (1, 2))
-    for explorer in (one, two):
+def compare(make: Callable[[], Machine], workers: int = 2, **options: Any) -> Explorer:
+    """Search with one and with several, and look for cycles, too."""
+    one, many = (explore(make(), loop=COMPILED, workers=n, **options) for n in (1, workers))
+    for explorer in (one, many):
         check_progress(explorer)
-    same(one, two)
-    return two
+    same(one, many)
+    return many
 
 
 def together(explorer: Explorer) -> int:
-    """How many batches one thread has posted to the other."""
+    """How many batches the threads have shared."""
     assert explorer.compiled is not None
-    assert explorer.compiled.pair is not None
-    return explorer.compiled.pair.posted
+    assert explorer.compiled.crew is not None
+    return explorer.compiled.crew.shared
 
 
 def test_known_programs() -> None:
     for make in (lambda: incr(2, 3), lambda: incr(3, 2), lambda: mutex_incr(3, 2)):
-        assert together(compare(make, reduce=False)) > 5
+        for workers in (2, 3, 5):
+            assert together(compare(make, workers, reduce=False)) > 5
         compare(make)
 
 
@@ -103,7 +103,7 @@ def test_known_programs() -> None:
 def test_random_programs(kinds: tuple[str, ...]) -> None:
     for seed in range(30):
         for options in ({}, {"first": True}, {"reduce": False}):
-            compare(random_program(seed, kinds).build, **options)
+            compare(random_program(seed, kinds).build, 2 + seed % 2, **options)
 
 
 ZOO = [one for one in entries() if one.id in ("z1", "z13b", "z16", "z20", "z33", "z61")]
@@ -165,7 +165,7 @@ def test_what_found_no_room_is_found_again(tmp_path: Path, monkeypatch: pytest.M
         patched.setattr(loop.CompiledLoop, "_more_states", lambda self, narrow=False: False)
         stopped = explore(build().machine, keeper=keeper, workers=2, budget=Budget(memory=1 << 20))
     assert stopped.result.stopped == "the budget of 1,048,576 MiB is used up"
-    assert together(stopped) == 0  # taken back
+    assert together(stopped) > 5
     assert 100 < stopped.result.states < whole.result.states
     keeper._db.close()
     again = explore(build().machine, keeper=Checkpoint(tmp_path / "x", "x", resume=True), workers=2)
@@ -175,14 +175,14 @@ def test_what_found_no_room_is_found_again(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_ctrl_c_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop.CompiledLoop.look
+    real = crew.Crew._lead
 
-    def interrupted(self: loop.CompiledLoop, *rest: Any) -> Any:
-        if self.store.ctl[control.CURRENT] > 400:
+    def interrupted(self: crew.Crew, end: int) -> int:
+        if self._loop.store.ctl[control.CURRENT] > 400:
             raise KeyboardInterrupt
-        return real(self, *rest)
+        return real(self, end)
 
-    monkeypatch.setattr(loop.CompiledLoop, "look", interrupted)
+    monkeypatch.setattr(crew.Crew, "_lead", interrupted)
     found = explore(question("z1", FIXED).build().machine, workers=2, loop=COMPILED)
     assert found.result.stopped == INTERRUPTED
     assert found.compiled is not None
@@ -191,14 +191,14 @@ def test_ctrl_c_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_lost_state_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What these tests rest on: a thread that loses states does not pass."""
-    real = loop.CompiledLoop.look
+    """What these tests rest on: threads that lose a state do not pass."""
+    real = crew.Crew._lead
 
-    def forgetful(self: loop.CompiledLoop, *rest: Any) -> Any:
-        code, searched, found, turns = real(self, *rest)
-        return code, searched, max(found - 1, rest[1]), turns
+    def forgetful(self: crew.Crew, end: int) -> int:
+        self._loop.store.ctl[control.CURRENT] += not self._under_way()
+        return real(self, end)
 
-    monkeypatch.setattr(loop.CompiledLoop, "look", forgetful)
+    monkeypatch.setattr(crew.Crew, "_lead", forgetful)
     with pytest.raises(AssertionError):
         compare(lambda: incr(3, 2), reduce=False)
 

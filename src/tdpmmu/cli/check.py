@@ -75,7 +75,8 @@ def check(
     ] = None,
     every: Annotated[float, typer.Option("--every", help="Seconds between checkpoints.")] = 60,
     workers: Annotated[
-        int, typer.Option(help="Threads that search together, two at most; 0: as there are cores.")
+        int,
+        typer.Option(help="Threads that search together, eight at most; 0: as there are cores."),
     ] = 1,
     mode: Annotated[
         str, typer.Option(help="exhaustive; or a part: pct (random), context-bounded.")
@@ -405,11 +406,11 @@ def run(
 def _workers(asked: int, loop: str) -> int:
     """How many threads are to search."""
     from tdpmmu.distribute.processes import cores
-    from tdpmmu.worlds.explore.search import PLAIN, can_compile
+    from tdpmmu.worlds.explore.search import MOST_WORKERS, PLAIN, can_compile
 
     if asked < 0:
         raise UsageError(f"--workers: expected a number of threads, or 0 for all, not {asked}")
-    workers = min(asked or cores(), 2)
+    workers = min(asked or cores(), MOST_WORKERS)
     if workers > 1:
         if loop == PLAIN:
             raise UsageError("--workers: the plain loop is one thread")

@@ -22,6 +22,9 @@ LOOPS = AUTO, PLAIN, COMPILED = "auto", "plain", "compiled"
 MANY = 1 << 12
 """States from which on compiled code is worth the time that it takes to load."""
 
+MOST_WORKERS = 8
+"""Threads that can be of use: states are looked at by all of them, but added by one at a time."""
+
 
 def can_compile() -> bool:
     """Whether the extra ``fast`` is installed."""
@@ -46,7 +49,7 @@ def explore(
     in compiled code: from the start, never, or once there are many states, if numba is there and
     the budget has memory for it.
     What is found is the same.  ``keeper`` has it saved now and then, ``storage`` is a set of states
-    that leaves some out, ``workers`` how many threads search, two at most (all compiled only).
+    that leaves some out, ``workers`` how many threads search (all compiled only).
     """
     from tdpmmu.worlds.explore.urgency import check_urgency
 

@@ -20,7 +20,7 @@ config: Any = numba.config
 
 FILES = (
     *("compiling.py", "control.py", "intrinsics.py", "facts.py", "learnt.py", "segments.py"),
-    *("compose.py", "states.py", "lossy.py", "mailbox.py", "adding.py", "kernels.py", "cycles.py"),
+    *("compose.py", "states.py", "lossy.py", "batches.py", "kernels.py", "helping.py", "cycles.py"),
     "../turn.py",
 )
 

@@ -25,8 +25,8 @@ FIELDS = 36
 DONE, PAUSED, HALTED, FULL_STATES, FULL_SHARED, FULL_ENTRIES = range(6)
 # It cannot compose a turn: Python has to (``ASK``), or to run an operation, or to make room.
 ASK, MISSED_OPERATION, MISSED_ORDER, FULL_FACTS, FULL_WAYS = range(6, 11)
-NO_ROOM = 11
-"""A batch is full."""
+NO_ROOM, UNKNOWN = 11, 12
+"""A batch is full; what a thread can do is not in the table."""
 
 NO_LIMIT = 1 << 62
 

@@ -73,8 +73,8 @@ class Frontier(Store):
             add = lossy.add_fingerprints if self.storage.kind == COMPACT else lossy.add_bits
             self.ctl[c.COUNT] = 0
             self.slots[:] = 0
-            hashes, source = np.array([hashed], np.uint64), np.ones(1, np.int64)
-            add(self.ctl, self.packed(), 0, 1, words, source, hashes)
+            queue, hashes = np.zeros(1, np.int64), np.array([hashed], np.uint64)
+            add(self.ctl, self.packed(), queue, 0, 1, words, np.ones(1, np.int64), hashes)
             self._links.array[0] = 0  # it was found from none
 
     def state(self, number: int) -> tuple[int, list[int]]:

@@ -64,16 +64,27 @@ def _store_word(typingctx: Any, array: Any, at: Any, word: Any) -> Any:
 
 
 def _claim(typingctx: Any, array: Any, at: Any, value: Any) -> Any:
-    """Put a number where 0 is, whatever other threads do; whether it was still there."""
+    """Put a number where 0 is, after all that was written before; whether it was still there."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _item(context, builder, signature, args)
         word = place.type.pointee
         wanted = builder.trunc(args[2], word) if word.width < 64 else args[2]
-        found = builder.cmpxchg(place, word(0), wanted, "monotonic", "monotonic")
+        found = builder.cmpxchg(place, word(0), wanted, "release", "monotonic")
         return builder.extract_value(found, 1)
 
     return types.boolean(array, types.intp, types.int64), generate
+
+
+def _swap(typingctx: Any, array: Any, at: Any, old: Any, new: Any) -> Any:
+    """Put a word where another one is; whether that was still there."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = _item(context, builder, signature, args)
+        found = builder.cmpxchg(place, args[2], args[3], "acq_rel", "monotonic")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(array, types.intp, types.int64, types.int64), generate
 
 
 def _alike(typingctx: Any, slots: Any, first: Any, kept: Any, wanted: Any) -> Any:
@@ -131,6 +142,7 @@ prefetch: Any = intrinsic(_prefetch)
 load_word: Any = intrinsic(_load_word)
 store_word: Any = intrinsic(_store_word)
 claim: Any = intrinsic(_claim)
+swap: Any = intrinsic(_swap)
 alike: Any = intrinsic(_alike)
 lowest: Any = intrinsic(_lowest)
 look: Any = intrinsic(_look)

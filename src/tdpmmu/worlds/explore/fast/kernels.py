@@ -10,8 +10,20 @@ from __future__ import annotations
 import numpy as np
 from numba import uint64
 
-from tdpmmu.worlds.explore.fast.adding import AT_ONCE, BATCH, THREAD_BITS, TURNS, add
-from tdpmmu.worlds.explore.fast.compiling import compiled
+from tdpmmu.worlds.explore.fast.batches import (
+    ABOUT,
+    AT_ONCE,
+    FIRST,
+    MADE_TO,
+    MISSED,
+    MOST_STATES,
+    MOST_TURNS,
+    NEXT,
+    SIZE,
+    add,
+    make,
+)
+from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
 from tdpmmu.worlds.explore.fast.compose import fill
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
@@ -33,7 +45,7 @@ from tdpmmu.worlds.explore.fast.control import (
     ROOM,
     STATES,
     THREADS,
-    TRANSITIONS,
+    UNKNOWN,
     URGENT,
     WIDTH,
     mix,
@@ -49,6 +61,9 @@ from tdpmmu.worlds.explore.fast.states import (
 NEAR = 1 << 12
 """Before the budget of states ends by fewer than this, they are searched one by one."""
 
+ALONE = 256
+"""States of a batch that one thread looks at and then adds: they stay in its cache."""
+
 
 @compiled
 def _all_ended(learnt, positions, base, lanes):
@@ -59,31 +74,30 @@ def _all_ended(learnt, positions, base, lanes):
     return True
 
 
-@compiled
-def _look_up(ctl, packed, table, batch, ended, first, end):
-    """Unpack some states, and find where entries of their threads seem to be, or -1."""
+@inlined
+def _unpack(ctl, packed, places, looking, ended, number, which):
+    """Unpack a state, and ask for the places of entries of its threads."""
     threads = ctl[THREADS]
-    each = len(packed.shape)
-    width = ctl[WIDTH]
-    places, pool = table.places, table.pool
-    states, positions = batch.states, batch.positions
-    base = 0
-    for number in range(first, end):
-        at = (number - first) * each
-        load_state(packed, width, number, states, at)
-        shared = field_of(packed, states, at, threads)
-        for thread in range(threads):
-            position = field_of(packed, states, at, thread)
-            positions[base] = position
-            hashed = uint64(0)
-            if position != ended[thread]:
-                hashed = mix(entry_key(shared, thread, position))
-                prefetch(places, slot_of(hashed, places.shape[0]))
-            batch.hashes[base] = hashed
-            base += 1
-    for base in range((end - first) * threads):
+    at = which * len(packed.shape)
+    base = which * threads
+    load_state(packed, ctl[WIDTH], number, looking.states, at)
+    shared = field_of(packed, looking.states, at, threads)
+    for thread in range(threads):
+        position = field_of(packed, looking.states, at, thread)
+        looking.positions[base + thread] = position
+        hashed = uint64(0)
+        if position != ended[thread]:
+            hashed = mix(entry_key(shared, thread, position))
+            prefetch(places, slot_of(hashed, places.shape[0]))
+        looking.hashes[base + thread] = hashed
+
+
+@inlined
+def _look_up(ctl, places, pool, looking, states):
+    """Find where entries seem to be, or -1, of those that were unpacked."""
+    for base in range(states * ctl[THREADS]):
         offset = np.int64(-1)
-        hashed = batch.hashes[base]
+        hashed = looking.hashes[base]
         if hashed:
             tag = tag_of_key(hashed)
             place = slot_of(hashed, places.shape[0])
@@ -95,18 +109,19 @@ def _look_up(ctl, packed, table, batch, ended, first, end):
                 place += 1
                 if place == places.shape[0]:
                     place = 0
-        batch.offsets[base] = offset
+        looking.offsets[base] = offset
 
 
 @compiled
-def _chosen(ctl, table, learnt, work, batch, lanes, alone, ended, shared, base):
+def _chosen(ctl, table, learnt, work, looking, lanes, alone, ended, fills, shared, base):
     """``(code, entries, turns)``: how many of either are followed from one state.
 
-    Its entries are in ``batch.chosen``, whose threads in ``batch.movers``.  Or what stands in the
-    way: what :func:`~tdpmmu.worlds.explore.fast.compose.fill` says, or ``HALTED``.
+    Its entries are in ``looking.chosen``, whose threads in ``looking.movers``.  Or what stands in
+    the way: what :func:`~tdpmmu.worlds.explore.fast.compose.fill` says, or ``HALTED``.  ``UNKNOWN``
+    if an entry is not there, unless it ``fills`` the table.
     """
     places, pool = table.places, table.pool
-    positions, chosen, movers = batch.positions, batch.chosen, batch.movers
+    positions, chosen, movers = looking.positions, looking.chosen, looking.movers
     found = 0
     total = np.int64(0)
     lane = 0
@@ -125,11 +140,13 @@ def _chosen(ctl, table, learnt, work, batch, lanes, alone, ended, shared, base):
         if position == ended[thread] and rival < 0 and not late:
             lane += 1
             continue
-        offset = batch.offsets[base + thread]
+        offset = looking.offsets[base + thread]
         if offset < 0 or pool[offset - 1] != entry_key(shared, thread, position):
             offset = find_entry(places, pool, shared, thread, position)
-            batch.offsets[base + thread] = offset
+            looking.offsets[base + thread] = offset
         if offset < 0:
+            if not fills:
+                return np.int64(UNKNOWN), 0, total
             code = fill(ctl, table, learnt, work, shared, thread, position)
             if code == MADE:
                 filled = True
@@ -162,50 +179,123 @@ def _chosen(ctl, table, learnt, work, batch, lanes, alone, ended, shared, base):
 
 
 @compiled
-def look(ctl, packed, table, learnt, work, batch, lanes, alone, ended, first, end, begin):
-    """``(code, searched, found, turns)``: what is followed from states ``first`` to ``end``.
+def find(
+    ctl,
+    packed,
+    table,
+    learnt,
+    work,
+    lanes,
+    alone,
+    ended,
+    looking,
+    batches,
+    which,
+    first,
+    end,
+    fills,
+):
+    """``(code, searched)``: put what states ``first`` to ``end`` lead to into a batch.
 
-    The entries are in ``batch``, from ``begin`` to ``found``, and have so many turns in all; all
-    states before ``searched`` have been dealt with.
+    If the table is not to be filled, those that cannot be looked at are put off.
     """
     threads = ctl[THREADS]
     each = len(packed.shape)
-    chosen, movers = batch.chosen, batch.movers
-    room = begin + BATCH
-    found = begin
-    turns = np.int64(0)
+    base_of = which * MOST_STATES - first
+    made = which * MOST_TURNS
+    room = made + MOST_TURNS
+    missed = 0
+    code = np.int64(MADE)
     current = first
-    while current < end:
+    while current < end and code == MADE:
         some = current
         until = min(some + AT_ONCE, end)
-        _look_up(ctl, packed, table, batch, ended, some, until)
+        for number in range(some, until):
+            _unpack(ctl, packed, table.places, looking, ended, number, number - some)
+        _look_up(ctl, table.places, table.pool, looking, until - some)
         while current < until:
-            shared = field_of(packed, batch.states, (current - some) * each, threads)
+            at = (current - some) * each
+            shared = field_of(packed, looking.states, at, threads)
             base = (current - some) * threads
-            code, count, total = _chosen(
-                ctl, table, learnt, work, batch, lanes, alone, ended, shared, base
+            code, count, turns = _chosen(
+                ctl, table, learnt, work, looking, lanes, alone, ended, fills, shared, base
             )
+            if code == MADE and made + turns > room:
+                code = np.int64(NO_ROOM)
             if code != MADE:
-                return code, current, found, turns
-            if found + count > room or turns + total > TURNS:
-                return np.int64(NO_ROOM), current, found, turns
-            for which in range(count if total else 0):
-                batch.source[found] = current
-                batch.entries[found] = chosen[which] << THREAD_BITS | movers[which]
-                found += 1
-            turns += total
+                if fills:
+                    break
+                batches.missed[which * MOST_STATES + missed] = current - first
+                missed += 1
+                code = np.int64(MADE)
+                count = 0
+                turns = np.int64(0)
+            batches.begins[base_of + current] = made
+            made = make(ctl, packed, table.pool, looking, batches, at, current, count, made, True)
+            batches.ends[base_of + current] = made
+            batches.turns[base_of + current] = turns
             current += 1
-    return np.int64(MADE), current, found, turns
+    about, of = batches.about, which * ABOUT
+    about[of + FIRST], about[of + SIZE], about[of + MADE_TO] = first, current - first, made
+    about[of + MISSED], about[of + NEXT] = missed, 0
+    return code, current
 
 
 @compiled
-def advance(ctl, packed, table, learnt, work, batch, window, lanes, alone, ended):
+def complete(ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches, which, most):
+    """Look at those states of a batch that were put off, which fills the table.
+
+    The code is ``MADE``, or what stands in the way of the state at ``CURRENT``; if it comes back
+    with another one there, that state has been dealt with.  ``NO_ROOM`` as well once the batch
+    leads to more than ``most`` states.
+    """
+    about, of = batches.about, which * ABOUT
+    threads = ctl[THREADS]
+    each = len(packed.shape)
+    room = (which + 1) * MOST_TURNS
+    while about[of + NEXT] < about[of + MISSED]:
+        begin = which * MOST_STATES + about[of + NEXT]
+        some = min(about[of + MISSED] - about[of + NEXT], AT_ONCE)
+        for i in range(some):
+            number = about[of + FIRST] + batches.missed[begin + i]
+            _unpack(ctl, packed, table.places, looking, ended, number, i)
+        _look_up(ctl, table.places, table.pool, looking, some)
+        for i in range(some):
+            place = batches.missed[begin + i]
+            number = about[of + FIRST] + place
+            if number >= ctl[CURRENT]:
+                ctl[CURRENT] = number
+                made = about[of + MADE_TO]
+                if made - which * MOST_TURNS > most:
+                    return np.int64(NO_ROOM)
+                shared = field_of(packed, looking.states, i * each, threads)
+                code, count, turns = _chosen(
+                    ctl, table, learnt, work, looking, lanes, alone, ended, True, shared,
+                    i * threads,
+                )  # fmt: skip
+                if code == MADE and made + turns > room:
+                    code = np.int64(NO_ROOM)
+                if code != MADE:
+                    return code
+                state = which * MOST_STATES + place
+                batches.begins[state] = made
+                made = make(
+                    ctl, packed, table.pool, looking, batches, i * each, number, count, made, False
+                )
+                batches.ends[state] = about[of + MADE_TO] = made
+                batches.turns[state] = turns
+            about[of + NEXT] += 1
+    return np.int64(MADE)
+
+
+@compiled
+def advance(ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches):
     """Search on, until done, paused at ``LIMIT``, or something is missing."""
     current = ctl[CURRENT]
     while True:
         # Stop where it has to be known how many states there are.
         near = ctl[COUNT] + NEAR > ctl[STATES]
-        end = min(current + (1 if near else AT_ONCE), ctl[COUNT], ctl[LIMIT])
+        end = min(current + (1 if near else ALONE), ctl[COUNT], ctl[LIMIT])
         if current < ctl[LEVEL_ENDS]:
             end = min(end, ctl[LEVEL_ENDS])
         if ctl[COUNT] > ctl[STATES]:
@@ -217,13 +307,25 @@ def advance(ctl, packed, table, learnt, work, batch, window, lanes, alone, ended
         if current == ctl[LEVEL_ENDS]:
             ctl[DEPTH] += 1
             ctl[LEVEL_ENDS] = ctl[COUNT]
-        code, searched, found, turns = look(
-            ctl, packed, table, learnt, work, batch, lanes, alone, ended, current, end, 0
+        code, searched = find(
+            ctl,
+            packed,
+            table,
+            learnt,
+            work,
+            lanes,
+            alone,
+            ended,
+            looking,
+            batches,
+            0,
+            current,
+            end,
+            True,
         )
-        if ctl[COUNT] + turns > ctl[ROOM]:
+        if ctl[COUNT] + batches.about[MADE_TO] > ctl[ROOM]:
             return FULL_STATES
-        add(ctl, packed, table.pool, batch, window, 0, found)
-        ctl[TRANSITIONS] += turns
+        add(ctl, packed, batches, 0, searched - current)
         ctl[CURRENT] = current = searched
         if code != MADE and code != NO_ROOM:
             return code

@@ -17,13 +17,13 @@ from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
-from tdpmmu.worlds.explore.fast.adding import Batch, Window, new_batch, new_window
+from tdpmmu.worlds.explore.fast.batches import Looking, forget, new_batches, new_looking
 from tdpmmu.worlds.explore.fast.compiling import KEPT
 from tdpmmu.worlds.explore.fast.control import Words
+from tdpmmu.worlds.explore.fast.crew import SLICE as SHARED_SLICE
+from tdpmmu.worlds.explore.fast.crew import Crew
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
-from tdpmmu.worlds.explore.fast.pair import SLICE as PAIRED_SLICE
-from tdpmmu.worlds.explore.fast.pair import Pair
 from tdpmmu.worlds.explore.fast.patience import Patience
 from tdpmmu.worlds.explore.fast.store import Store
 from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
@@ -68,13 +68,14 @@ class CompiledLoop:
         self.ended = np.full(len(threads), -1, np.int64)
         self.journal = array("q")
         self.whole = True  # nothing is half done
-        self.begin_window()
-        self.pair = Pair(self, self._more_states) if explorer.workers > 1 else None
+        self._begin()
         self._slice = SLICE
-        if self.pair is not None:
-            self._slice = PAIRED_SLICE
-            self.store.before_repacking = self.pair.stop
-            self.store.threads_at_work = self.known.threads_at_work = 2
+        self.crew: Crew | None = None
+        if explorer.workers > 1:
+            self.crew = Crew(self, explorer.workers, self._more_states)
+            self._slice = SHARED_SLICE
+            self.store.before_repacking = self.crew.stop
+            self.store.threads_at_work = self.known.threads_at_work = explorer.workers
         self.make_room()
 
     def _new_store(self, ctl: Words) -> Store:
@@ -133,56 +134,45 @@ class CompiledLoop:
         explorer._progress = [Flags(table) for table in tables]
 
     def _advance(self) -> int:
-        return self.pair.advance() if self.pair is not None else self.advance_alone()
+        return self.crew.advance() if self.crew is not None else self.advance_alone()
 
     def advance_alone(self) -> int:
         """Search on in this thread, until something comes up."""
-        if self._fields is not self.store.fields:
-            self.begin_window()
-        code: int = k.advance(
-            self.store.ctl,
-            self.store.packed(),
-            self.known.table(),
-            self.learner.learnt(),
-            self.learner.work,
-            self._batch,
-            self._window,
-            self._lanes,
-            self._alone,
-            self.ended,
-        )
+        looking = self.looking
+        code: int = k.advance(*self.arguments(), looking, self._batches)
+        if code == c.FULL_STATES:
+            forget(looking)  # what was made last has not been added
         return code
 
-    def begin_window(self) -> None:
-        """Forget what was added recently: it was packed otherwise, or is to be added again."""
-        self._batch, self._window = self.new_batch(), self.new_window()
-        self._fields = self.store.fields
-
-    def look(self, batch: Batch, begin: int, first: int, end: int) -> tuple[int, int, int, int]:
-        """What is followed from some states: :func:`~tdpmmu.worlds.explore.fast.kernels.look`."""
-        found: tuple[int, int, int, int] = k.look(
+    def arguments(self) -> tuple[object, ...]:
+        """What compiled code that looks at states has in common."""
+        return (
             self.store.ctl,
             self.store.packed(),
             self.known.table(),
             self.learner.learnt(),
             self.learner.work,
-            batch,
             self._lanes,
             self._alone,
             self.ended,
-            first,
-            end,
-            begin,
         )
-        return found
 
-    def new_batch(self, batches: int = 1) -> Batch:
-        """Room for batches of states as they are packed now."""
-        return new_batch(self.store.threads, len(self.store.fields.shape), batches)
+    def _begin(self) -> None:
+        """Have room for states as they are packed now."""
+        self._fields = self.store.fields
+        self._batches = new_batches(len(self._fields.shape))
+        self._looking = self.new_looking()
 
-    def new_window(self) -> Window:
-        """Room for what is about to be added, as it is packed now."""
-        return new_window(len(self.store.fields.shape))
+    @property
+    def looking(self) -> Looking:
+        """Room for this thread to look at states."""
+        if self._fields is not self.store.fields:
+            self._begin()
+        return self._looking
+
+    def new_looking(self) -> Looking:
+        """Room for another one."""
+        return new_looking(self.store.threads, len(self.store.fields.shape))
 
     def run(self, began: float) -> None:
         """Search until everything is seen, or the explorer says that it is enough."""
@@ -208,8 +198,8 @@ class CompiledLoop:
                         return
                     patience.heed()
         finally:
-            if self.pair is not None:
-                self.pair.stop()
+            if self.crew is not None:
+                self.crew.stop()
             explorer.result.transitions = int(ctl[c.TRANSITIONS])
             explorer.result.depth = int(ctl[c.DEPTH])
             explorer.result.memory = self.bytes_used()
@@ -300,8 +290,8 @@ class CompiledLoop:
 
     def _grow(self, code: int) -> bool:
         """Make room, if the budget of memory has any."""
-        if self.pair is not None:
-            self.pair.stop()  # it looks at the arrays as they are
+        if self.crew is not None:
+            self.crew.stop()  # it looks at the arrays as they are
         if code == c.FULL_STATES:
             return self._more_states(narrow=True) or self._no_memory()
         left = self.memory_left()

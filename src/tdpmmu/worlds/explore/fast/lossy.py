@@ -29,13 +29,14 @@ def term(field, value):
 
 
 @compiled
-def add_fingerprints(ctl, packed, begin, end, words, source, hashes):
-    """Add states ``begin`` to ``end``, found from those in ``source``, if they seem to be new."""
+def add_fingerprints(ctl, packed, queue, begin, end, words, source, hashes):
+    """Add the states in the queue's places ``begin`` to ``end``, if they seem to be new."""
     slots = packed.slots
     capacity = slots.shape[0]
     each = len(packed.shape)
     found = ctl[COUNT]
-    for i in range(begin, end):
+    for place in range(begin, end):
+        i = queue[place]
         tag = hashes[i] & LOW
         if tag == 0:
             tag = uint64(1)
@@ -55,12 +56,13 @@ def add_fingerprints(ctl, packed, begin, end, words, source, hashes):
 
 
 @compiled
-def add_bits(ctl, packed, begin, end, words, source, hashes):
+def add_bits(ctl, packed, queue, begin, end, words, source, hashes):
     """The same with three bits for each."""
     table = packed.slots
     each = len(packed.shape)
     found = ctl[COUNT]
-    for i in range(begin, end):
+    for place in range(begin, end):
+        i = queue[place]
         first = slot_of(hashes[i], table.shape[0] // WORDS) * WORDS
         new = False
         for which in range(BITS):

@@ -15,6 +15,7 @@ import numpy as np
 
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import cycles, loop
+from tdpmmu.worlds.explore.fast.batches import forget
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.frontier import Frontier
 from tdpmmu.worlds.explore.fast.store import Store
@@ -74,12 +75,12 @@ class LossyLoop(loop.CompiledLoop):
     def _again(self, search: Callable[[], None]) -> None:
         """Search again from the first state on, and then up to where the search was left."""
         ctl = self.store.ctl
-        if self.pair is not None:
-            self.pair.stop()
+        if self.crew is not None:
+            self.crew.stop()
         left = ctl.copy()
         try:
             self.store.begin_again()
-            self.begin_window()
+            forget(self.looking)
             ctl[c.STATES] = c.NO_LIMIT
             search()
             self._search_to(int(left[c.CURRENT]))

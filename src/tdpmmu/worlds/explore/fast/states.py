@@ -137,17 +137,19 @@ def find_state(packed, width, bits, words, at):
 
 
 @compiled
-def add_hashed(ctl, packed, first, end, words, source, hashes):
-    """Add states ``first`` to ``end``, found from those in ``source``, if they are new.
+def add_hashed(ctl, packed, queue, first, end, words, source, hashes):
+    """Add the states in the queue's places ``first`` to ``end``, if they are new.
 
-    In two rounds, so that what the second reads the first has asked for.
+    They are found from those in ``source``.  In two rounds, so that what the second reads the first
+    has asked for.
     """
     slots = packed.slots
     each = len(packed.shape)
     width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
     capacity = slots.shape[0]
     mask = (np.int64(1) << bits) - 1
-    for i in range(first, end):
+    for place in range(first, end):
+        i = queue[place]
         line = line_of(hashes[i], capacity)
         those = alike(slots, line, ~mask, tag_of(hashes[i], mask))
         while those:
@@ -157,7 +159,8 @@ def add_hashed(ctl, packed, first, end, words, source, hashes):
         if not alike(slots, line, -1, 0):
             prefetch(slots, line + LINE if line + LINE < capacity else 0)
     found = ctl[COUNT]
-    for i in range(first, end):
+    for place in range(first, end):
+        i = queue[place]
         tag = tag_of(hashes[i], mask)
         line = line_of(hashes[i], capacity)
         while True:
