@@ -191,6 +191,10 @@ def test_a_typo_in_a_file_is_answered_with_line_and_key(tmp_path):
             ":2: key 'host_cpus': expected a whole number from 0 to 8192",
         ),
         ("[knobs]\nnodes = 9\n", ":2: key 'nodes': expected a whole number from 0 to 8, not 9"),
+        (
+            '[knobs]\nratio = 6\nfar_wait = "9ns"\n',
+            ":1: near_wait and far_wait are about NUMA: expected nodes, too",
+        ),
         ("[knobs]\nratio = 4294967296\n", ":2: key 'ratio': expected a whole number from 0 to"),
         ('[guest]\nmemory = "1G"\n[run]\nuntil = "0s"\n', ":4: key 'until': expected more than"),
         (

@@ -47,6 +47,19 @@ def test_a_line_goes_to_who_writes_to_it() -> None:
     assert not nodes.owns(near, "line")
 
 
+def test_busy_memory_and_links_are_waited_for() -> None:
+    clock = Clock(
+        Layout().memory(), COSTS, Ledger(1), preemption=False, hear=lambda thread, event: None
+    )
+    thread, other = clock.thread("t"), clock.thread("t")
+    nodes = Nodes(8, 8, COSTS, near_wait=201, far_wait=137)
+    thread.last_cpu, other.last_cpu = 0, 3
+    far = [nodes.far(thread, node) for node in (0, 1, 3)]
+    assert far == [201, COSTS.hop + 137, 2 * COSTS.hop + 137]
+    nodes.fetch(other, "line")
+    assert nodes.fetch(thread, "line") == COSTS.lock_handover + COSTS.hop + 137
+
+
 class Writers:
     """Each vCPU writes to its own part of memory; logging goes on, and off again."""
 
@@ -63,10 +76,14 @@ class Writers:
         yield OFF_NS, DirtyLog(False)
 
 
-def ended(kernel: str, nodes: int, *, bulk: bool = True) -> tuple[int, Result]:
+def ended(
+    kernel: str, nodes: int, near: int = 0, far: int = 0, *, bulk: bool = True
+) -> tuple[int, Result]:
     """How long the end of logging takes."""
     guest = Guest(8 << 20, 2)
-    knobs = Knobs(nx_huge_pages=False, preemption=False, nodes=nodes)
+    knobs = Knobs(
+        nx_huge_pages=False, preemption=False, nodes=nodes, near_wait_ns=near, far_wait_ns=far
+    )
     work = Writers(guest.pages, guest.vcpus)
     run = Simulation(kernel, guest, knobs, COSTS, work, 1, bulk=bulk)
     result = run.run(OFF_NS + 600_000)
@@ -98,7 +115,18 @@ def test_a_vcpu_that_spins_slows_down_who_zaps(
     assert slower[2] > slower[1] > slower[0] + 0.03
 
 
+def test_waits_are_for_each_page_that_is_zapped(
+    runs: dict[tuple[str, int], tuple[int, Result]],
+) -> None:
+    """Half of the pages' ``struct page`` is on the thread's own node."""
+    idle = runs["6.12", 2][0]
+    assert ended("6.12", 2, 0, 137)[0] - idle == pytest.approx(1024 * 137, rel=0.3)
+    assert ended("6.12", 2, 201, 0)[0] - idle == pytest.approx(1024 * 201, rel=0.3)
+
+
+@pytest.mark.parametrize(("near", "far"), [(0, 0), (201, 137)])
 @pytest.mark.parametrize("kernel", ["6.12", "6.12+process-before-unfreezing", "6.18"])
-def test_at_once_is_step_by_step(kernel: str) -> None:
-    steps, bulk = ended(kernel, 2, bulk=False)[1], ended(kernel, 2)[1]
+def test_at_once_is_step_by_step(kernel: str, near: int, far: int) -> None:
+    steps = ended(kernel, 2, near, far, bulk=False)[1]
+    bulk = ended(kernel, 2, near, far)[1]
     assert steps.same_as(bulk) == []

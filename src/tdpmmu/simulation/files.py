@@ -138,8 +138,12 @@ def _knobs(table: Table) -> Knobs:
         nodes=table.take("nodes", whole(0, 8), plain.nodes),
         noise=table.take("noise", flag, plain.noise),
     )
+    near, far = (table.take(key, _time, 0) for key in ("near_wait", "far_wait"))
     table.finish()
-    return knobs
+    try:
+        return replace(knobs, near_wait_ns=near, far_wait_ns=far)
+    except ValueError as error:
+        raise table.error(str(error)) from None
 
 
 def _host(table: Table, guest: Guest) -> AnyHostWork:

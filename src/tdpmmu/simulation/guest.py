@@ -90,6 +90,8 @@ class Knobs:
     the threads share, 0 for one for each of them.  ``tick_hz``: CONFIG_HZ, 0 without
     ticks.  ``noise``: whether CPUs are interrupted by other things, too.
     ``nodes``: NUMA nodes that CPUs and memory are divided among; 0: no line is far from anybody.
+    ``near_wait_ns``, ``far_wait_ns``: what a line of one's own node's memory, and one that comes
+    from another node, waits for CPUs that are not simulated.
     """
 
     nx_huge_pages: bool = True
@@ -103,6 +105,8 @@ class Knobs:
     tick_hz: int = 0
     noise: bool = False
     nodes: int = 0
+    near_wait_ns: int = 0
+    far_wait_ns: int = 0
 
     def __post_init__(self) -> None:
         if self.ratio < 0 or self.period_ms < 0:
@@ -111,6 +115,10 @@ class Knobs:
             raise ValueError(f"ratio and period_ms must not be more than {MAX_UINT}")
         if self.host_cpus < 0 or self.tick_hz < 0 or self.nodes < 0:
             raise ValueError("host_cpus, tick_hz and nodes must not be negative")
+        if min(self.near_wait_ns, self.far_wait_ns) < 0:
+            raise ValueError("near_wait and far_wait must not be negative")
+        if self.near_wait_ns + self.far_wait_ns and not self.nodes:
+            raise ValueError("near_wait and far_wait are about NUMA: expected nodes, too")
         if self.dirty_log not in MODES:
             raise ValueError(f"dirty_log must be {', '.join(MODES)}, not {self.dirty_log!r}")
 

@@ -43,7 +43,8 @@ class Numa:
 
     def __init__(self, run: Simulation, clock: Clock) -> None:
         guest, knobs = run.guest, run.knobs
-        self.nodes = Nodes(knobs.nodes, knobs.host_cpus or guest.vcpus, run.costs)
+        cpus = knobs.host_cpus or guest.vcpus
+        self.nodes = Nodes(knobs.nodes, cpus, run.costs, knobs.near_wait_ns, knobs.far_wait_ns)
         self.marks = run.mmu.pfn_dirty_at_zap
         self._pages = guest.pages
         self._run = run

@@ -18,11 +18,18 @@ FARTHEST = 2
 class Nodes:
     """The host's nodes, and where lines are that more than one CPU writes to."""
 
-    def __init__(self, count: int, cpus: int, costs: Costs) -> None:
-        """``cpus``: how many there are; what is beyond belongs to the last node."""
+    def __init__(
+        self, count: int, cpus: int, costs: Costs, near_wait: int = 0, far_wait: int = 0
+    ) -> None:
+        """``cpus``: how many there are; what is beyond belongs to the last node.
+
+        ``near_wait``, ``far_wait``: ns that a line from the own node, and one that comes over
+        links, waits for others that want lines, too.
+        """
         self.count = count
         self._cpus = cpus
         self._costs = costs
+        self._near_wait, self._far_wait = near_wait, far_wait
         self._lines: dict[Hashable, tuple[int, int, int]] = {}
 
     def of(self, thread: SimThread) -> int:
@@ -38,8 +45,9 @@ class Nodes:
         return min(FARTHEST, (one ^ other).bit_count())
 
     def far(self, thread: SimThread, node: int) -> int:
-        """What a line of a node's memory costs a thread more than one of its own node's."""
-        return self.hops(self.of(thread), node) * self._costs.hop
+        """What a line of a node's memory costs a thread more than an idle one of its own node's."""
+        hops = self.hops(self.of(thread), node)
+        return hops * self._costs.hop + (self._far_wait if hops else self._near_wait)
 
     # --- lines ----------------------------------------------------------------------------------
 
@@ -67,7 +75,7 @@ class Nodes:
         hops = self.hops(node, mine)
         if not hops:
             return self._costs.reader_bounce
-        return self._costs.lock_handover + (hops - 1) * self._costs.hop
+        return self._costs.lock_handover + (hops - 1) * self._costs.hop + self._far_wait
 
     def at_leisure(self, thread: SimThread, line: Hashable) -> int | None:
         """What ``fetch`` will cost, now or later; None if that depends on when."""
