@@ -82,18 +82,23 @@ class Batches(NamedTuple):
 class Looking(NamedTuple):
     """Room for one thread to look at states.
 
-    ``states``: their words; ``positions``, ``hashes``, ``offsets``: of their threads, and of what
-    these can do there.  ``chosen`` and ``movers``: the entries of one state that are followed, and
-    whose they are.  ``recent``, ``recent_words``: hashes and words of some states that were made
-    last, so that these need not be looked for again.
+    ``places``: which ones of a batch; ``states``: their words; ``positions``, ``hashes``,
+    ``offsets``: of their threads, and of what these can do there.  ``chosen`` and ``movers``: the
+    entries that are followed, and whose they are; ``counts``: how many, -1 for a state that has to
+    be put off; ``turns``: how many these have.  ``state``: one that is changed.  ``recent``,
+    ``recent_words``: hashes and words of some states that were made last, so that these need not be
+    looked for again.
     """
 
+    places: Words
     states: Words
     positions: Words
     hashes: Words
     offsets: Words
     chosen: Words
     movers: Words
+    counts: Words
+    turns: Words
     state: Words
     recent: Words
     recent_words: Words
@@ -118,12 +123,15 @@ def new_batches(words: int, batches: int = 1) -> Batches:
 def new_looking(threads: int, words: int) -> Looking:
     """For states of so many words."""
     return Looking(
+        np.empty(AT_ONCE, np.int64),
         np.empty(AT_ONCE * words, np.uint64),
         np.empty(AT_ONCE * threads, np.int64),
         np.empty(AT_ONCE * threads, np.uint64),
         np.empty(AT_ONCE * threads, np.int64),
-        np.empty(threads, np.int64),
-        np.empty(threads, np.int64),
+        np.empty(AT_ONCE * threads, np.int64),
+        np.empty(AT_ONCE * threads, np.int64),
+        np.empty(AT_ONCE, np.int64),
+        np.empty(AT_ONCE, np.int64),
         np.empty(words, np.uint64),
         np.zeros(RECENT, np.uint64),
         np.zeros(RECENT * words, np.uint64),
@@ -150,46 +158,56 @@ def _was_made(looking, hashed, words, at, each):
 
 
 @compiled
-def make(ctl, packed, pool, looking, batches, at, number, count, made, in_order):
-    """Make the states that the chosen entries of a state lead to: where they end.
+def make(ctl, packed, pool, looking, batches, which, states, in_order):
+    """Make the states that the chosen entries of some states of a batch lead to.
 
-    They begin at ``made``.  The state's words are at ``at``.  What was made recently need not be
-    made again, if states are looked at ``in_order``: it is to be added before, then.
+    What was made recently need not be made again, if states are looked at ``in_order``: it is to be
+    added before, then.
     """
     threads = ctl[THREADS]
     each = len(packed.shape)
     exact = ctl[STORAGE] == EXACT
-    states, state = looking.states, looking.state
-    words, hashes = batches.words, batches.hashes
+    state, words, hashes = looking.state, batches.words, batches.hashes
+    about, of = batches.about, which * ABOUT
+    made = about[of + MADE_TO]
     left = uint64(0)
-    for which in range(count):
-        offset, thread = looking.chosen[which], looking.movers[which]
-        for i in range(each):
-            state[i] = states[at + i]
-        clear_field(packed, state, 0, thread)
-        clear_field(packed, state, 0, threads)
-        if not exact:
-            left = uint64(0)
-            for other in range(threads):
-                if other != thread:
-                    left += term(other, field_of(packed, states, at, other))
-        for turn in range(offset + 1, offset + 1 + (pool[offset] >> 2)):
-            to = made * each
-            for i in range(each):
-                words[to + i] = state[i]
-            position = pool[turn] & POSITION_MASK
-            after = uint64(pool[turn]) >> S32
-            put_field(packed, words, to, thread, position)
-            put_field(packed, words, to, threads, after)
-            if exact:
-                hashed = hash_state(packed, words, to)
-            else:
-                hashed = left + term(thread, position) + term(threads, after)
-            if not (in_order and _was_made(looking, hashed, words, to, each)):
-                hashes[made] = hashed
-                batches.source[made] = number
-                made += 1
-    return made
+    for i in range(states):
+        place = which * MOST_STATES + looking.places[i]
+        number = about[of + FIRST] + looking.places[i]
+        batches.begins[place] = made
+        batches.turns[place] = looking.turns[i]
+        if looking.counts[i] < 0:
+            batches.missed[which * MOST_STATES + about[of + MISSED]] = looking.places[i]
+            about[of + MISSED] += 1
+        for entry in range(i * threads, i * threads + looking.counts[i]):
+            offset, thread = looking.chosen[entry], looking.movers[entry]
+            for word in range(each):
+                state[word] = looking.states[i * each + word]
+            clear_field(packed, state, 0, thread)
+            clear_field(packed, state, 0, threads)
+            if not exact:
+                left = uint64(0)
+                for other in range(threads):
+                    if other != thread:
+                        left += term(other, field_of(packed, state, 0, other))
+            for turn in range(offset + 1, offset + 1 + (pool[offset] >> 2)):
+                to = made * each
+                for word in range(each):
+                    words[to + word] = state[word]
+                position = pool[turn] & POSITION_MASK
+                after = uint64(pool[turn]) >> S32
+                put_field(packed, words, to, thread, position)
+                put_field(packed, words, to, threads, after)
+                if exact:
+                    hashed = hash_state(packed, words, to)
+                else:
+                    hashed = left + term(thread, position) + term(threads, after)
+                if not (in_order and _was_made(looking, hashed, words, to, each)):
+                    hashes[made] = hashed
+                    batches.source[made] = number
+                    made += 1
+        batches.ends[place] = made
+    about[of + MADE_TO] = made
 
 
 @compiled

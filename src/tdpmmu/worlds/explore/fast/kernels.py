@@ -40,6 +40,7 @@ from tdpmmu.worlds.explore.fast.control import (
     MADE,
     MISSED_SHARED,
     MISSED_START,
+    NO_LIMIT,
     NO_ROOM,
     PAUSED,
     ROOM,
@@ -116,9 +117,9 @@ def _look_up(ctl, places, pool, looking, states):
 def _chosen(ctl, table, learnt, work, looking, lanes, alone, ended, fills, shared, base):
     """``(code, entries, turns)``: how many of either are followed from one state.
 
-    Its entries are in ``looking.chosen``, whose threads in ``looking.movers``.  Or what stands in
-    the way: what :func:`~tdpmmu.worlds.explore.fast.compose.fill` says, or ``HALTED``.  ``UNKNOWN``
-    if an entry is not there, unless it ``fills`` the table.
+    Its entries are in ``looking.chosen``, whose threads in ``looking.movers``, from ``base`` on.
+    Or what stands in the way: what :func:`~tdpmmu.worlds.explore.fast.compose.fill` says, or
+    ``HALTED``.  ``UNKNOWN`` if an entry is not there, unless it ``fills`` the table.
     """
     places, pool = table.places, table.pool
     positions, chosen, movers = looking.positions, looking.chosen, looking.movers
@@ -161,21 +162,74 @@ def _chosen(ctl, table, learnt, work, looking, lanes, alone, ended, fills, share
         filled = False
         if rival >= 0 or (kind == URGENT and not late):
             # Nobody else need be looked at.
-            chosen[0] = offset
-            movers[0] = thread
+            chosen[base] = offset
+            movers[base] = thread
             return np.int64(MADE), 1, count
         if kind == BLOCKED and not late:
             rival = head >> 2
             continue
         if count:
-            chosen[found] = offset
-            movers[found] = thread
+            chosen[base + found] = offset
+            movers[base + found] = thread
             total += count
             found += 1
         lane += 1
     if found == 0 and not (late and _all_ended(learnt, positions, base, alone)):
         return np.int64(HALTED), 0, total
     return np.int64(MADE), found, total
+
+
+@inlined
+def _look_at(
+    ctl,
+    packed,
+    table,
+    learnt,
+    work,
+    lanes,
+    alone,
+    ended,
+    looking,
+    batches,
+    which,
+    states,
+    fills,
+    most,
+):
+    """``(code, states)``: choose what is followed from some states of a batch.
+
+    They are those before one for which the code says what stands in the way; that is ``NO_ROOM``
+    for one before which the batch leads to more than ``most`` states.  If the table is not to be
+    filled, those that cannot be looked at are marked instead.
+    """
+    about, of = batches.about, which * ABOUT
+    each, threads = len(packed.shape), ctl[THREADS]
+    for i in range(states):
+        number = about[of + FIRST] + looking.places[i]
+        _unpack(ctl, packed, table.places, looking, ended, number, i)
+    _look_up(ctl, table.places, table.pool, looking, states)
+    made = about[of + MADE_TO] - which * MOST_TURNS
+    code = np.int64(MADE)
+    for i in range(states):
+        if made > most:
+            code = np.int64(NO_ROOM)
+        else:
+            shared = field_of(packed, looking.states, i * each, threads)
+            code, count, turns = _chosen(
+                ctl, table, learnt, work, looking, lanes, alone, ended, fills, shared, i * threads
+            )
+        if code == MADE and made + turns > MOST_TURNS:
+            code = np.int64(NO_ROOM)
+        if code != MADE:
+            if fills:
+                states = i
+                break
+            code = np.int64(MADE)
+            count = -1
+            turns = np.int64(0)
+        looking.counts[i], looking.turns[i] = count, turns
+        made += turns
+    return code, states
 
 
 @compiled
@@ -199,45 +253,22 @@ def find(
 
     If the table is not to be filled, those that cannot be looked at are put off.
     """
-    threads = ctl[THREADS]
-    each = len(packed.shape)
-    base_of = which * MOST_STATES - first
-    made = which * MOST_TURNS
-    room = made + MOST_TURNS
-    missed = 0
+    about, of = batches.about, which * ABOUT
+    about[of + FIRST], about[of + MADE_TO] = first, which * MOST_TURNS
+    about[of + MISSED] = about[of + NEXT] = 0
     code = np.int64(MADE)
     current = first
     while current < end and code == MADE:
-        some = current
-        until = min(some + AT_ONCE, end)
-        for number in range(some, until):
-            _unpack(ctl, packed, table.places, looking, ended, number, number - some)
-        _look_up(ctl, table.places, table.pool, looking, until - some)
-        while current < until:
-            at = (current - some) * each
-            shared = field_of(packed, looking.states, at, threads)
-            base = (current - some) * threads
-            code, count, turns = _chosen(
-                ctl, table, learnt, work, looking, lanes, alone, ended, fills, shared, base
-            )
-            if code == MADE and made + turns > room:
-                code = np.int64(NO_ROOM)
-            if code != MADE:
-                if fills:
-                    break
-                batches.missed[which * MOST_STATES + missed] = current - first
-                missed += 1
-                code = np.int64(MADE)
-                count = 0
-                turns = np.int64(0)
-            batches.begins[base_of + current] = made
-            made = make(ctl, packed, table.pool, looking, batches, at, current, count, made, True)
-            batches.ends[base_of + current] = made
-            batches.turns[base_of + current] = turns
-            current += 1
-    about, of = batches.about, which * ABOUT
-    about[of + FIRST], about[of + SIZE], about[of + MADE_TO] = first, current - first, made
-    about[of + MISSED], about[of + NEXT] = missed, 0
+        states = min(AT_ONCE, end - current)
+        for i in range(states):
+            looking.places[i] = current - first + i
+        code, states = _look_at(
+            ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches, which, states,
+            fills, NO_LIMIT,
+        )  # fmt: skip
+        make(ctl, packed, table.pool, looking, batches, which, states, True)
+        current += states
+    about[of + SIZE] = current - first
     return code, current
 
 
@@ -250,41 +281,23 @@ def complete(ctl, packed, table, learnt, work, lanes, alone, ended, looking, bat
     leads to more than ``most`` states.
     """
     about, of = batches.about, which * ABOUT
-    threads = ctl[THREADS]
-    each = len(packed.shape)
-    room = (which + 1) * MOST_TURNS
+    missed = batches.missed[which * MOST_STATES : (which + 1) * MOST_STATES]
+    if about[of + FIRST] + missed[about[of + NEXT]] < ctl[CURRENT]:
+        about[of + NEXT] += 1
     while about[of + NEXT] < about[of + MISSED]:
-        begin = which * MOST_STATES + about[of + NEXT]
-        some = min(about[of + MISSED] - about[of + NEXT], AT_ONCE)
-        for i in range(some):
-            number = about[of + FIRST] + batches.missed[begin + i]
-            _unpack(ctl, packed, table.places, looking, ended, number, i)
-        _look_up(ctl, table.places, table.pool, looking, some)
-        for i in range(some):
-            place = batches.missed[begin + i]
-            number = about[of + FIRST] + place
-            if number >= ctl[CURRENT]:
-                ctl[CURRENT] = number
-                made = about[of + MADE_TO]
-                if made - which * MOST_TURNS > most:
-                    return np.int64(NO_ROOM)
-                shared = field_of(packed, looking.states, i * each, threads)
-                code, count, turns = _chosen(
-                    ctl, table, learnt, work, looking, lanes, alone, ended, True, shared,
-                    i * threads,
-                )  # fmt: skip
-                if code == MADE and made + turns > room:
-                    code = np.int64(NO_ROOM)
-                if code != MADE:
-                    return code
-                state = which * MOST_STATES + place
-                batches.begins[state] = made
-                made = make(
-                    ctl, packed, table.pool, looking, batches, i * each, number, count, made, False
-                )
-                batches.ends[state] = about[of + MADE_TO] = made
-                batches.turns[state] = turns
-            about[of + NEXT] += 1
+        states = min(AT_ONCE, about[of + MISSED] - about[of + NEXT])
+        for i in range(states):
+            looking.places[i] = missed[about[of + NEXT] + i]
+        code, states = _look_at(
+            ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches, which, states,
+            True, most,
+        )  # fmt: skip
+        # Others may have been made before that are to be added behind these.
+        make(ctl, packed, table.pool, looking, batches, which, states, False)
+        about[of + NEXT] += states
+        if code != MADE:
+            ctl[CURRENT] = about[of + FIRST] + missed[about[of + NEXT]]
+            return code
     return np.int64(MADE)
 
 
