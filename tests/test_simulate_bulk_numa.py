@@ -150,6 +150,16 @@ def test_each_small_page_has_a_line_of_its_own(kernel: str) -> None:
     assert steps.counts["PfnMarkedDirty"] > REGIONS * 512
 
 
+@pytest.mark.parametrize("kernel", ["5.13", "6.12"])
+def test_words_below_the_last_entry_of_a_line(kernel: str) -> None:
+    """There is no table: the walk looks at the entry behind, which is in another line."""
+    log: list[tuple[int, HostEvent]] = [(0, DirtyLog(True)), (0, GetDirtyLog())]
+    knobs = Knobs(ratio=0, eager_split=False, dirty_log="initially-set")
+    guest = Guest(REGIONS << 21, 2, "2M", mapped=False)
+    steps, bulk = compared(kernel, guest, knobs, Apart(0, [READ], 10, False, log), 5)
+    assert steps.same_as(bulk) == []
+
+
 TIMES = st.integers(0, UNTIL_NS)
 LOGGING = st.tuples(TIMES, TIMES, TIMES).map(
     lambda at: [

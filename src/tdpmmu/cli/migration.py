@@ -74,7 +74,7 @@ def migration(
 ) -> None:
     """Whether a live migration converges, how long it takes, and what the guest notices.
 
-    Example: tdpmmu simulate migration --memory 256M --bandwidth 64M,256M --plot passes.png
+    Example: tdpmmu simulate migration --memory 256M --plot passes.png
 
     Exit codes: 0 done, whether it converges or not; 2 bad usage.
     """

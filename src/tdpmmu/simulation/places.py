@@ -1,8 +1,8 @@
 """Where the tables and pages are that words of the dirty log are about.
 
 Words cost the same to walk to if their walks end at the same level, at the same sort of entry,
-through tables that are equally far away.  What a line of a ``struct page`` costs that somebody else
-has written to last comes on top of that, once.
+which is or is not the last one in its line, through tables that are equally far away.  What a line
+of a ``struct page`` costs that somebody else has written to last comes on top of that, once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tdpmmu.arch.spte import BASE_ADDR_MASK, PAGE_SHIFT
 from tdpmmu.arch.table import TABLE_PFN
 from tdpmmu.simulation.masks import present_mask
 from tdpmmu.simulation.tables import ENTRIES
+from tdpmmu.worlds.simulate.scan import LINE_SPTES
 
 if TYPE_CHECKING:
     from tdpmmu.simulation.machine import Simulation
@@ -57,7 +58,9 @@ class Places:
             rows = np.where(depth == 1, pfns.astype(np.int64) - TABLE_PFN, self._root)
         path.append(rows)
         there = depth == 1
-        columns = [depth, sorts]
+        # A walk looks at the entry behind the one that it ends at: is that in another line?
+        last = regions >> 9 * np.maximum(depth - 2, 0) & LINE_SPTES - 1 == LINE_SPTES - 1
+        columns = [depth, sorts, last.astype(np.int64)]
         if run.numa is not None:
             columns += [self._far(rows, thread) for rows in path]
             columns.append(self._far_pages(regions, thread))
