@@ -59,11 +59,11 @@ from tdpmmu.worlds.explore.fast.states import (
     load_state,
 )
 
-NEAR = 1 << 12
-"""Before the budget of states ends by fewer than this, they are searched one by one."""
-
 ALONE = 256
 """States of a batch that one thread looks at and then adds: they stay in its cache."""
+
+NEAR = 128 * ALONE
+"""Before the budget of states ends by fewer than this, they are searched one by one."""
 
 
 @compiled
