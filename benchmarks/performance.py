@@ -100,6 +100,7 @@ def again(loop: Any) -> float:
     """CPU seconds of the compiled loop alone: the same search, with all that threads do known."""
     from tdpmmu.worlds.explore.fast import control as c
     from tdpmmu.worlds.explore.fast import states
+    from tdpmmu.worlds.explore.fast.batches import forget
 
     store, ctl = loop.store, loop.store.ctl
     expected = int(ctl[c.COUNT]), int(ctl[c.TRANSITIONS])
@@ -108,7 +109,7 @@ def again(loop: Any) -> float:
     ctl[c.COUNT], ctl[c.LIMIT] = 1, c.NO_LIMIT
     store.slots[:] = 0
     states.index_states(ctl, store.packed(), 0, 1)
-    loop.begin_window()
+    forget(loop.looking)
     began = time.process_time()
     while loop._advance() == c.HALTED:
         ctl[c.CURRENT] += 1
