@@ -48,7 +48,7 @@ MOST_TURNS = 1 << 16
 """States that a batch leads to, at most: more than one state does (64 threads with 1,023 each)."""
 
 RECENT = 1 << 14
-"""States made recently that are remembered, about a megabyte: the rest is to stay in the cache."""
+"""States made recently that are remembered, some 400 kB: the rest is to stay in the cache."""
 
 RECENT_MASK = np.uint64(RECENT - 1)
 
