@@ -67,7 +67,7 @@ def check_progress(explorer: Explorer) -> str:
 
 def _report_cycle(explorer: Explorer) -> None:
     if explorer.compiled is not None:
-        edges = explorer.compiled.edges_on_cycles()
+        edges = explorer.compiled.edges_to_look_at()
     else:
         edges = edges_on_cycles(explorer)
     for part in _parts(edges):

@@ -141,13 +141,14 @@ def mark(pool, used, kept, marks):
 
 @allocating
 def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed, most):
-    """``(thread, from, to)`` of marked turns that the search followed, in the states' order.
+    """``(thread, from, to, who can move, hash)`` of marked turns that the search followed.
 
-    From the state ``first`` on, to those that were searched.  ``hashed``: ``to`` is the state's
-    hash, as where states have no numbers, and the hash of the state before comes behind it.
-    No more than ``most``.
+    In the states' order, from the state ``first`` on, to those that were searched; no more than
+    ``most``.  Who can move there for sure, of those that are not ``alone``, is a mask of threads.
+    ``hashed``: ``to`` is the state's hash, as where states have no numbers; the hash that comes
+    last is that of the state before.
     """
-    found = np.empty((1024, 4), np.int64)
+    found = np.empty((1024, 5), np.int64)
     edges = 0
     threads = ctl[THREADS]
     width, bits = ctl[WIDTH], ctl[NUMBER_BITS]
@@ -169,6 +170,12 @@ def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed, most):
             continue
         # Whom the search has followed: see advance().
         anybody = False
+        movers = np.int64(0)
+        for thread in range(threads):
+            if not alone[thread] and at_of[thread] >= 0:
+                head = pool[at_of[thread]]
+                if (head & 3 == FREE or head & 3 == URGENT) and head >> 2:
+                    movers |= np.int64(1) << thread
         only = np.int64(-1)
         for thread in range(threads):
             follow[thread] = False
@@ -215,7 +222,7 @@ def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed, most):
                         elif field == threads:
                             value = word >> 32
                         there += term(field, value)
-                    found[edges, 2], found[edges, 3] = np.int64(there), np.int64(here)
+                    found[edges, 2], found[edges, 4] = np.int64(there), np.int64(here)
                 else:
                     successor[:] = words
                     clear_field(packed, successor, 0, thread)
@@ -226,6 +233,6 @@ def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed, most):
                     if target < 0:
                         continue
                     found[edges, 2] = target
-                found[edges, 0], found[edges, 1] = thread, number
+                found[edges, 0], found[edges, 1], found[edges, 3] = thread, number, movers
                 edges += 1
     return found[:edges]

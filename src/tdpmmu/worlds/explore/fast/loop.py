@@ -22,6 +22,7 @@ from tdpmmu.worlds.explore.fast.compiling import KEPT
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.crew import SLICE as SHARED_SLICE
 from tdpmmu.worlds.explore.fast.crew import Crew
+from tdpmmu.worlds.explore.fast.fairness import COLUMNS, HEAD, TAIL, perhaps_fair
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.patience import Patience
@@ -355,15 +356,18 @@ class CompiledLoop:
                 edges = np.ascontiguousarray(edges[:, kept])
         return edges
 
-    def edges_on_cycles(self) -> list[tuple[int, int, int]]:
-        """Turns that may be on a cycle without progress; none if all lead on."""
+    def edges_on_cycles(self) -> Words:
+        """Turns that may be on a cycle without progress, as rows; none if all lead on."""
         marks = self._marks()
         if marks is None:
-            return []
+            return np.empty((0, len(COLUMNS)), np.int64)
         found = self._marked_edges(marks, 0, hashed=False)
-        if not (found[:, 2] <= found[:, 1]).any():
-            return []
-        return [(thread, tail, head) for thread, tail, head, _ in found.tolist()]
+        return found if (found[:, HEAD] <= found[:, TAIL]).any() else found[:0]
+
+    def edges_to_look_at(self) -> list[tuple[int, int, int]]:
+        """Those of them that may be on one which is fair."""
+        edges = self.edges_on_cycles()
+        return [(thread, tail, head) for thread, tail, head, *_ in perhaps_fair(edges).tolist()]
 
     def _marks(self) -> Words | None:
         """Where in the pool the turns are that may be on such a cycle; None if none may."""

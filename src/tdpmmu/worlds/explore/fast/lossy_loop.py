@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast import cycles, loop
+from tdpmmu.worlds.explore.fast import cycles, fairness, loop
 from tdpmmu.worlds.explore.fast.batches import forget
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.frontier import Frontier
@@ -106,12 +106,12 @@ class LossyLoop(loop.CompiledLoop):
             look(self.store.given_back)
             self.store.give_back()
 
-    def edges_on_cycles(self) -> list[tuple[int, int, int]]:
-        """Turns on cycles without progress, of which the explorer then has the states."""
+    def edges_on_cycles(self) -> Words:
+        """Turns on cycles without progress, found by searching again."""
+        parts = [np.empty((0, len(fairness.COLUMNS)), np.int64)]
         marks = self._marks()
         if marks is None:
-            return []
-        parts: list[Words] = []
+            return parts[0]
 
         def look(first: int) -> None:
             parts.append(self._marked_edges(marks, first, hashed=True).copy())
@@ -120,7 +120,11 @@ class LossyLoop(loop.CompiledLoop):
 
         end = int(self.store.ctl[c.CURRENT])
         self._again(lambda: self._search_to(end, look))
-        found = _on_cycles(np.concatenate(parts))
+        return _on_cycles(np.concatenate(parts))
+
+    def edges_to_look_at(self) -> list[tuple[int, int, int]]:
+        """Those that may be on a fair one, of which the explorer then has the states."""
+        found = super().edges_to_look_at()
         numbers = sorted({number for _, *both in found for number in both})
         if numbers:
             states = dict(zip(numbers, self.states_of(numbers), strict=True))
@@ -128,15 +132,17 @@ class LossyLoop(loop.CompiledLoop):
         return found
 
 
-def _on_cycles(edges: Words) -> list[tuple[int, int, int]]:
-    """``(thread, from, to)`` of the edges on cycles; all that lead from a state are known."""
-    thread, number, after, before = edges.T
-    _, places = np.unique(np.concatenate((before, after)), return_inverse=True)
-    tails, heads = places[: len(edges)], places[len(edges) :]
+def _on_cycles(edges: Words) -> Words:
+    """The edges on cycles, with the numbers of the states that they lead to.
+
+    All edges that lead on from a state are known.
+    """
+    _, places = np.unique(edges[:, (fairness.HASH, fairness.HEAD)], return_inverse=True)
+    tails, heads = places.reshape(len(edges), 2).T
     count = int(places.max(initial=-1)) + 1
     of = cycles.components(count, tails, heads)
     number_of = np.zeros(count, np.int64)
-    number_of[tails] = number
-    on = of[tails] == of[heads]
-    columns = thread[on], number[on], number_of[heads[on]]
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+    number_of[tails] = edges[:, fairness.TAIL]
+    edges[:, fairness.HEAD] = number_of[heads]
+    on: Words = edges[of[tails] == of[heads]]
+    return on
