@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +109,14 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     path = tmp_path / "kept"
     whole = tdpmmu(*CAMPAIGN, "--workers", "1")
     assert whole.returncode in (0, 1), whole.stderr
+    assert sum(json.loads(whole.stdout)[0]["verdicts"].values()) >= 100
     option = "--checkpoint"
     kept: dict[int, str] = {}
     for _ in range(3):
         command = [sys.executable, "-m", "tdpmmu.cli.main", *CAMPAIGN, option, str(path)]
         with subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE) as process:
             deadline = time.monotonic() + 60
-            while len(_rows(path)) <= len(kept) and process.poll() is None:
+            while _so_far(path) <= len(kept) and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             process.kill()
@@ -128,13 +131,19 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
 
 
 def _rows(path: Path) -> dict[int, str]:
-    if not path.exists():
-        return {}
+    """The results in a file that nobody has."""
+    with closing(sqlite3.connect(path)) as db:
+        return dict(db.execute("SELECT task, result FROM results").fetchall())
+
+
+def _so_far(path: Path) -> int:
+    """How many there are in one that somebody has: in a copy, which need not be whole."""
+    copy = path.with_suffix(".copy")
     try:
-        with sqlite3.connect(path) as db:
-            return dict(db.execute("SELECT task, result FROM results").fetchall())
-    except sqlite3.Error:  # not made yet
-        return {}
+        shutil.copy(path, copy)
+        return len(_rows(copy))
+    except (sqlite3.Error, FileNotFoundError):  # not made yet
+        return 0
 
 
 def noted(task: list[Any]) -> int:
@@ -183,18 +192,53 @@ def test_damaged_and_other_files(tmp_path: Path) -> None:
         Journal(path, "x", resume=False)
     with pytest.raises(JournalError, match="is of other tasks"):
         Journal(path, "y", resume=True)
-    with sqlite3.connect(path) as db:
-        db.execute("UPDATE results SET result = '[1, 3]'")
-    with pytest.raises(JournalError, match="damaged: the result of task 0"):
-        Journal(path, "x", resume=True)
+    whole = path.read_bytes()
+    for sql, task in (
+        ("UPDATE results SET result = '[1, 3]'", 0),
+        ("UPDATE results SET task = 3", 3),
+    ):
+        path.write_bytes(whole)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(sql)
+        with pytest.raises(JournalError, match=f"damaged: the result of task {task}"):
+            Journal(path, "x", resume=True)
     path.write_bytes(b"SQLite format 3\0" + os.urandom(5000))
     with pytest.raises(JournalError, match="not a journal, or damaged"):
         Journal(path, "x", resume=True)
     other = tmp_path / "other"
     with sqlite3.connect(other) as db:
         db.execute("CREATE TABLE journal (key TEXT, value TEXT)")
-    with pytest.raises(JournalError, match="format unknown, expected 1"):
+    with pytest.raises(JournalError, match="format unknown, expected 2"):
         Journal(other, "x", resume=True)
+
+
+def test_killed_before_anything_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.touch()
+    journal = Journal(path, "x", resume=True)
+    journal.add(0, 1)
+    journal.close()
+    assert Journal(path, "x", resume=True).results == {0: 1}
+
+
+def test_one_campaign_in_a_file_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    first = Journal(path, "x", resume=False)
+    with pytest.raises(JournalError, match="kept: another process keeps results in it"):
+        Journal(path, "x", resume=True)
+    first.close()
+    Journal(path, "x", resume=True).close()
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    journal = Journal(path, "x", resume=False)
+    path.rename(tmp_path / "other")
+    with pytest.raises(JournalError, match="kept: not written: No such file or directory"):
+        journal.add(0, 1)
+    path.touch()
+    with pytest.raises(JournalError, match="kept: not written: another file is in its place"):
+        journal.add(0, 1)
 
 
 def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
@@ -204,13 +248,14 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
         [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         deadline = time.monotonic() + 60
-        while not (children := _children(process.pid)) or not _rows(path):
+        while not (children := _children(process.pid)) or not _so_far(path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(children[0], signal.SIGKILL)
         _, error = process.communicate()
     assert process.returncode == 2
     assert error.startswith("tdpmmu: a worker died")
+    assert error.endswith(f"; go on with --resume {path}\n")
     assert error.count("\n") == 1
 
 

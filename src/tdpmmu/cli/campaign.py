@@ -34,7 +34,6 @@ def campaign(
 
     Exit codes: 0 nothing new, 1 a property is broken, 2 bad usage, 130 Ctrl-C.
     """
-    import dataclasses
     import json
     import time
 
@@ -67,7 +66,7 @@ def campaign(
     )
     summaries = summarize(results)
     if as_json:
-        print(json.dumps([dataclasses.asdict(one) for one in summaries], indent=2))
+        print(json.dumps([vars(one) for one in summaries], indent=2))
     else:
         for one in summaries:
             told = ", ".join(f"{n:,} {status}" for status, n in sorted(one.verdicts.items()))

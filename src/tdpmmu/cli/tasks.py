@@ -56,6 +56,7 @@ def run_tasks(
     journal = _journal(function, tasks, checkpoint, resume, files)
     ended = len(journal.results) if journal else 0
     terminal = sys.stderr.isatty()
+    hint = f"; go on with --resume {checkpoint or resume}" if journal else ""
 
     def show(index: int, result: Any) -> None:
         nonlocal ended
@@ -69,11 +70,11 @@ def run_tasks(
     try:
         with open_executor(engine, workers) as executor:
             return map_kept(executor, function, tasks, journal, show)
-    except (DistributeError, JournalError) as error:
+    except JournalError as error:
         raise UsageError(str(error)) from None
+    except DistributeError as error:
+        raise UsageError(f"{error}{hint}") from None
     except KeyboardInterrupt:
-        path = checkpoint or resume
-        hint = f"; go on with --resume {path}" if path else ""
         print(f"interrupted after {ended} of {len(tasks)} {what}{hint}", file=sys.stderr)
         raise
     finally:

@@ -1,51 +1,41 @@
 """Results kept in one file as they come, so that a campaign can be killed and go on later.
 
-The file is an SQLite data base.  Each result is written with a checksum in a transaction of its
-own, as soon as it is there: whoever kills the process, or fills the disk, loses at most the tasks
-that were running.
+Each result is written with a checksum in a transaction of its own, as soon as it is there: whoever
+kills the process, or fills the disk, loses at most the tasks that were running.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tdpmmu.distribute.executor import Executor, T
+from tdpmmu.distribute.kept import KeptError, KeptFile
 
-FORMAT = 1
+FORMAT = 2
 
 
-class JournalError(Exception):
+class JournalError(KeptError):
     """The file cannot be written, or is not what it should be: one line that says so."""
 
 
-class Journal:
+class Journal(KeptFile):
     """One file.  ``identity`` says which tasks it is about, and on what code they depend."""
 
+    error = JournalError
+    kind = "a journal"
+    keeps = "results"
+    whole = "the results before it are whole"
+
     def __init__(self, path: Path, identity: str, *, resume: bool) -> None:
-        self.path = path
         self.results: dict[int, Any] = {}
-        if resume and not path.is_file():
-            raise JournalError(f"{path}: no such file to resume from")
-        if not resume and path.exists():
-            raise JournalError(f"{path}: is there already; --resume goes on with it")
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            if resume:
-                self._open(identity)
-            else:
-                self._create(identity)
-        except sqlite3.Error as error:
-            what = "not a journal, or damaged" if resume else "cannot be written"
-            raise JournalError(f"{path}: {what}: {error}") from None
+        super().__init__(path, identity, resume=resume)
 
     def _create(self, identity: str) -> None:
         db = self._db
-        db.execute("BEGIN")
         db.execute("CREATE TABLE journal (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         db.execute(
             "CREATE TABLE results (task INTEGER PRIMARY KEY, result TEXT NOT NULL, "
@@ -53,37 +43,30 @@ class Journal:
         )
         db.execute("INSERT INTO journal VALUES ('format', ?)", (str(FORMAT),))
         db.execute("INSERT INTO journal VALUES ('identity', ?)", (identity,))
-        db.execute("COMMIT")
 
     def _open(self, identity: str) -> None:
         about = dict(self._db.execute("SELECT key, value FROM journal").fetchall())
         if about.get("format") != str(FORMAT):
             raise JournalError(
-                f"{self.path}: format {about.get('format', 'unknown')}, expected {FORMAT}"
+                f"{self.path}: format {about.get('format', 'unknown')!s:.20}, expected {FORMAT}"
             )
         if about.get("identity") != identity:
             raise JournalError(f"{self.path}: is of other tasks, or the sources have changed since")
         for task, text, crc in self._db.execute("SELECT task, result, crc FROM results"):
-            if not isinstance(text, str) or zlib.crc32(text.encode()) != crc:
+            if not isinstance(text, str) or _crc(task, text) != crc:
                 raise JournalError(f"{self.path}: damaged: the result of task {task}")
             self.results[task] = json.loads(text)
 
     def add(self, task: int, result: Any) -> None:
         """Keep a result, which is made of what JSON has."""
         text = json.dumps(result)
-        try:
-            self._db.execute(
-                "INSERT INTO results VALUES (?, ?, ?)", (task, text, zlib.crc32(text.encode()))
-            )
-        except sqlite3.Error as error:
-            raise JournalError(
-                f"{self.path}: not written: {error}; the results before it are whole"
-            ) from None
+        with self.transaction() as db:
+            db.execute("INSERT INTO results VALUES (?, ?, ?)", (task, text, _crc(task, text)))
         self.results[task] = json.loads(text)
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
+
+def _crc(task: int, text: str) -> int:
+    return zlib.crc32(f"{task} {text}".encode(errors="surrogatepass"))
 
 
 def map_kept(

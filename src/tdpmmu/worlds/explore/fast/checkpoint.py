@@ -1,9 +1,8 @@
 """A search kept in one file, so that it can be killed at any moment and go on later.
 
-The file is an SQLite data base.  The arrays of a search only grow, so each checkpoint appends what
-is new, with a checksum, and replaces the figures, in one transaction: whoever kills the process, or
-fills the disk, leaves the last checkpoint whole.  What threads can do is not kept but worked out
-again, from a journal of the questions that were put to their code; the answers must be the same.
+The arrays of a search only grow, so each checkpoint appends what is new, with a checksum, and
+replaces the figures, in one transaction.  What threads can do is not kept but worked out again,
+from a journal of the questions that were put to their code; the answers must be the same.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tdpmmu.distribute.kept import KeptError, KeptFile
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.packing import Fields
@@ -44,57 +44,25 @@ WORDS: dict[str, type[np.generic]] = {
 """What is kept, and as what."""
 
 
-class CheckpointError(Exception):
+class CheckpointError(KeptError):
     """The file cannot be written, or is not what it should be: one line that says so."""
 
 
-class Checkpoint:
+class Checkpoint(KeptFile):
     """One file.  ``identity`` says which search it is; ``every`` is in seconds."""
 
+    error = CheckpointError
+    kind = "a checkpoint"
+    keeps = "a search"
+    whole = "the last checkpoint in it is whole"
+
     def __init__(self, path: Path, identity: str, *, resume: bool, every: float = 60) -> None:
-        self.path = path
         self.every = every
         self._saved: dict[str, int] = {}
         self._last = time.monotonic()
-        if resume and not path.is_file():
-            raise CheckpointError(f"{path}: no such file to resume from")
-        if not resume and path.exists():
-            raise CheckpointError(f"{path}: is there already; --resume goes on with it")
         self.state: dict[str, list[int]] = {}
         self.mistrusted: list[str] = []
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=1)
-            there = path.stat()
-            self._file = there.st_dev, there.st_ino
-        except (sqlite3.Error, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be written: {error}") from None
-        try:
-            self._begin(identity, resume)
-        except BaseException:
-            self.close()
-            raise
-
-    def _begin(self, identity: str, resume: bool) -> None:
-        db = self._db
-        try:
-            # Whoever keeps a search in the file has it alone, until the process ends.
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            db.execute("BEGIN IMMEDIATE")
-            new = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if resume and not new:
-                self._open(identity)
-            else:  # resumed: it was killed before anything was written
-                self._create(identity)
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            what = "not a checkpoint" if resume else "cannot be written"
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                what = "another process keeps a search in it"
-            raise CheckpointError(f"{self.path}: {what}: {error}") from None
-
-    def close(self) -> None:
-        """Let others have the file."""
-        self._db.close()
+        super().__init__(path, identity, resume=resume)
 
     def _create(self, identity: str) -> None:
         self._db.execute("CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
@@ -145,7 +113,6 @@ class Checkpoint:
 
     def save(self, loop: CompiledLoop) -> None:
         """Append what is new since the last time."""
-        self._still_there()
         ctl = loop.store.ctl
         state = {
             "control": ctl[list(KEPT)].tolist(),
@@ -162,23 +129,12 @@ class Checkpoint:
         self._transaction(state, self._arrays(loop), ["order"] if repacked else [])
         self._last = time.monotonic()
 
-    def _still_there(self) -> None:
-        """Nobody finds what is written to a file that was removed, or replaced."""
-        try:
-            now = self.path.stat()
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: not written: {error.strerror}") from None
-        if (now.st_dev, now.st_ino) != self._file:
-            raise CheckpointError(f"{self.path}: not written: another file is in its place")
-
     def _transaction(
         self, state: dict[str, list[int]], arrays: dict[str, Words], anew: Sequence[str]
     ) -> None:
         """Write what is new of the arrays, or all of it (``anew``)."""
-        db = self._db
         saved = {name: size for name, size in self._saved.items() if name not in anew}
-        try:
-            db.execute("BEGIN IMMEDIATE")
+        with self.transaction() as db:
             for name in anew:
                 db.execute("DELETE FROM words WHERE name = ?", (name,))
             for name, words in arrays.items():
@@ -189,16 +145,6 @@ class Checkpoint:
                         (name, start, data, zlib.crc32(data)),
                     )
             self._put_state(state)
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise CheckpointError(
-                    f"{self.path}: not written: {error}; the last checkpoint in it is whole"
-                ) from None
-            raise CheckpointError(f"{self.path}: damaged: {error}") from None
-        finally:  # Ctrl-C comes here, too
-            if db.in_transaction:
-                db.execute("ROLLBACK")
         self.state = state
         self._saved = {name: len(words) for name, words in arrays.items()}
 
