@@ -24,6 +24,7 @@ pytest.importorskip("numba")
 from tdpmmu.worlds.explore.fast import control, kernels, loop, store
 from tdpmmu.worlds.explore.fast.fairness import MOVERS
 from tdpmmu.worlds.explore.fast.known import Known
+from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.packing import Fields, least_bits, roomy_bits, tight_bits
 from tdpmmu.worlds.explore.fast.room import Room
 from tdpmmu.worlds.explore.fast.store import Store
@@ -212,7 +213,10 @@ def test_going_on_in_the_middle(after: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_sets_that_grow_from_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "Store", lambda ctl: Store(ctl, states=8))
     monkeypatch.setattr(loop, "Known", lambda ctl, chunks: Known(ctl, chunks, shared=4))
+    monkeypatch.setattr(loop, "Learner", lambda ctl, explorer: Learner(ctl, explorer, facts=64))
     both(lambda: incr(3, 2), reduce=False)
+    for kinds in (CHOICES, LOCKING, EVERYTHING, WITH_RCU):
+        both(random_program(1, kinds).build)
     both(lambda: question("z1", FIXED).build().machine)
 
 

@@ -101,9 +101,10 @@ class Learner:
         self.work = new_scratch(self.chunks, room)
 
     def grow_facts(self) -> None:
-        """Room for more turns and segments."""
-        self.turns.grow()
-        self.segments.grow()
+        """Room for more turns and segments, and for the longest that scratch has room for."""
+        bench, about = self.work.bench, 2 * self.chunks + 4
+        self.turns.grow(about + len(self.work.out), 1)
+        self.segments.grow(about + len(bench.begins) + len(bench.out), 1)
         if self.ctl[c.SEQUENCES] + MOST_HEARD > len(self.sequences) // 3:
             self.sequences, self.sequence_ids = _larger(self.sequences, self.sequence_ids, 4)
 
