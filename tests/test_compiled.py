@@ -21,7 +21,7 @@ from tdpmmu.worlds.explore.search import COMPILED, PLAIN, explore
 
 pytest.importorskip("numba")
 
-from tdpmmu.worlds.explore.fast import control, kernels, loop, store
+from tdpmmu.worlds.explore.fast import control, handover, kernels, loop, on_cycles, store
 from tdpmmu.worlds.explore.fast.fairness import MOVERS
 from tdpmmu.worlds.explore.fast.known import Known
 from tdpmmu.worlds.explore.fast.learner import Learner
@@ -338,7 +338,7 @@ def test_cycles_are_looked_for_only_within_the_budget_of_memory(
     asked = question("z49", BUG)
     enough = ask(asked, loop=COMPILED, budget=Budget(memory=1 << 16))
     assert list(enough.tokens) == ["no-progress"]
-    monkeypatch.setattr(loop, "EDGE_BYTES", 1 << 35)
+    monkeypatch.setattr(on_cycles, "EDGE_BYTES", 1 << 35)
     found = ask(asked, loop=COMPILED, budget=Budget(memory=1 << 16))
     assert found.status == BUDGET
     assert found.exploration.liveness == NO_MEMORY
@@ -349,7 +349,7 @@ def test_that_it_compiles_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     for kept in (True, False):
         assert "compiling, once" not in said
-        monkeypatch.setattr(loop, "KEPT", kept)
+        monkeypatch.setattr(handover, "KEPT", kept)
         found = explore(incr(3, 2), loop=COMPILED, progress=lambda one: said.append(one.doing))
         assert found.doing == ""
     assert "compiling, once" in said

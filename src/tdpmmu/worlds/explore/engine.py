@@ -137,7 +137,7 @@ class Explorer(Graph):
                 if self._budget_used(began):
                     return
                 if self.compile_after is not None and len(order) >= self.compile_after:
-                    from tdpmmu.worlds.explore.fast.loop import go_on
+                    from tdpmmu.worlds.explore.fast.handover import go_on
 
                     go_on(self, began, current, transitions, end_of_level, ended)
                     return

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast import cycles as cy
 from tdpmmu.worlds.explore.fast import kernels as k
+from tdpmmu.worlds.explore.fast import on_cycles
 from tdpmmu.worlds.explore.fast.batches import Looking, forget, new_batches, new_looking
-from tdpmmu.worlds.explore.fast.compiling import KEPT
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.crew import SLICE as SHARED_SLICE
 from tdpmmu.worlds.explore.fast.crew import Crew
-from tdpmmu.worlds.explore.fast.fairness import COLUMNS, HEAD, TAIL, perhaps_fair
+from tdpmmu.worlds.explore.fast.fairness import perhaps_fair
 from tdpmmu.worlds.explore.fast.known import Known, SharedStates
 from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.patience import Patience
@@ -45,9 +43,6 @@ NO_END = 1 << 62
 
 LEAST_GROWTH = 64
 """If there is no memory for so small a part of the states there are, it is used up."""
-
-EDGE_BYTES = 600
-"""What looking for cycles takes for each turn that may be on one."""
 
 QUESTION = 5
 """Words of a question to the threads' code, before the shared state that it is about."""
@@ -82,46 +77,7 @@ class CompiledLoop:
     def _new_store(self, ctl: Words) -> Store:
         return Store(ctl)
 
-    def take_over(self, current: int, transitions: int, level_ends: int, ended: list[int]) -> None:
-        """Copy what the plain loop knows."""
-        explorer, store, known = self.explorer, self.store, self.known
-        bits, mask, shift = explorer.bits, (1 << explorer.bits) - 1, explorer.shift
-        shared = np.array([key >> shift for key in explorer.order], np.int64)
-        columns = [
-            np.array([key >> bits * t & mask for key in explorer.order], np.int64)
-            for t in range(store.threads)
-        ]
-        parents = np.array([explorer.parents[number] for number in range(len(shared))], np.int64)
-        for one in explorer.shared:
-            known.intern(one)
-        self.make_room()
-        store.fill(shared, np.stack(columns, axis=1), parents, current)
-        for thread, table in enumerate(explorer._tables):
-            flags_of = explorer._progress[thread]
-            for lookup, entry in table.items():
-                number, position = lookup >> bits, lookup & mask
-                if isinstance(entry, int):
-                    known.add_entry(thread, number, position, c.BLOCKED, entry, [])
-                    continue
-                flags = flags_of.get(lookup, 0)
-                turns = [
-                    (
-                        number + (((position << bits * thread) + delta) >> shift),
-                        ((position << bits * thread) + delta) >> bits * thread & mask,
-                        bool(flags >> i & 1),
-                    )
-                    for i, delta in enumerate(entry)
-                ]
-                kind = c.URGENT if type(entry) is list else c.FREE
-                known.add_entry(thread, number, position, kind, len(turns), turns)
-        self.learner.tell()
-        ctl = store.ctl
-        ctl[c.TRANSITIONS], ctl[c.LEVEL_ENDS] = transitions, level_ends
-        ctl[c.DEPTH] = explorer.result.depth
-        self.ended[:] = ended
-        self._show()
-
-    def _show(self) -> None:
+    def show(self) -> None:
         """From here on the explorer reads the arrays."""
         explorer, store, known = self.explorer, self.store, self.known
         packing = Packing(store, explorer.bits)
@@ -257,7 +213,7 @@ class CompiledLoop:
 
     def repeat(self, journal: list[int]) -> None:
         """Put the same questions to the threads again."""
-        self._show()
+        self.show()
         self.learner.tell()
         size = QUESTION + self.known.chunks
         for at in range(0, len(journal), size):
@@ -338,101 +294,13 @@ class CompiledLoop:
 
     def urgent_turns_go_round(self) -> bool:
         """Whether there may be a cycle of urgent turns."""
-        return bool(self._on_local_cycles(urgent=True).shape[1])
-
-    def _on_local_cycles(self, *, urgent: bool) -> c.Words:
-        """The turns (without progress, or else urgent) that are on cycles of shared states, and on
-        cycles of positions.
-        """
-        known, ctl = self.known, self.store.ctl
-        places = np.cumsum([0] + [len(table) for table in self.explorer.positions])
-        edges: c.Words = cy.local_edges(known.pool, ctl[c.USED], places, urgent)
-        settled = 0
-        while edges.shape[1] and settled < 2:
-            for nodes, row in ((int(ctl[c.SHARED]), 1), (int(places[-1]), 3)):
-                of = cy.components(nodes, edges[row], edges[row + 1])
-                kept = of[edges[row]] == of[edges[row + 1]]
-                settled = settled + 1 if kept.all() else 0
-                edges = np.ascontiguousarray(edges[:, kept])
-        return edges
+        return bool(on_cycles.local_turns(self, urgent=True).shape[1])
 
     def edges_on_cycles(self) -> Words:
         """Turns that may be on a cycle without progress, as rows; none if all lead on."""
-        marks = self._marks()
-        if marks is None:
-            return np.empty((0, len(COLUMNS)), np.int64)
-        found = self._marked_edges(marks, 0, hashed=False)
-        return found if (found[:, HEAD] <= found[:, TAIL]).any() else found[:0]
+        return on_cycles.edges(self)
 
     def edges_to_look_at(self) -> list[tuple[int, int, int]]:
         """Those of them that may be on one which is fair."""
         edges = self.edges_on_cycles()
         return [(thread, tail, head) for thread, tail, head, *_ in perhaps_fair(edges).tolist()]
-
-    def _marks(self) -> Words | None:
-        """Where in the pool the turns are that may be on such a cycle; None if none may."""
-        known = self.known
-        edges = self._on_local_cycles(urgent=False)
-        if not edges.shape[1]:
-            return None
-        marks = np.zeros(len(known.pool), np.uint8)
-        cy.mark(known.pool, known.ctl[c.USED], edges[0], marks)
-        return marks
-
-    def _marked_edges(self, marks: Words, first: int, *, hashed: bool) -> Words:
-        """Those turns of the states that were searched, from state ``first`` on.
-
-        MemoryError if there are more than the budget has memory for.
-        """
-        known = self.known
-        found: Words = cy.marked_edges(
-            self.store.ctl,
-            self.store.packed(),
-            known.places,
-            known.pool,
-            np.array([one.alone for one in self.explorer.machine.threads]),
-            marks,
-            first,
-            hashed,
-            most := max(0, self.memory_left()) // EDGE_BYTES,
-        )
-        if len(found) >= most:
-            raise MemoryError
-        return found
-
-
-def go_on(
-    explorer: Explorer,
-    began: float,
-    current: int,
-    transitions: int,
-    level_ends: int,
-    ended: list[int],
-) -> None:
-    """The rest of a search, compiled."""
-    if explorer.progress is not None and not KEPT:
-        explorer.doing = "compiling, once"
-        explorer.progress(explorer)
-        explorer.doing = ""
-    if explorer.storage is None:
-        loop = CompiledLoop(explorer)
-    else:
-        from tdpmmu.worlds.explore.fast.lossy_loop import LossyLoop
-
-        loop = LossyLoop(explorer)
-    explorer.compiled = loop
-    keeper = explorer.keeper
-    if keeper is not None and keeper.state:
-        keeper.restore(loop)
-    else:
-        loop.take_over(current, transitions, level_ends, ended)
-    try:
-        loop.run(began)
-    except Mistrust:
-        raise  # nothing of this counts
-    except BaseException:
-        if keeper is not None and loop.whole:
-            keeper.save(loop)
-        raise
-    if keeper is not None:
-        keeper.save(loop)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast import cycles, fairness, loop
+from tdpmmu.worlds.explore.fast import cycles, fairness, loop, on_cycles
 from tdpmmu.worlds.explore.fast.batches import forget
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.frontier import Frontier
@@ -109,12 +109,12 @@ class LossyLoop(loop.CompiledLoop):
     def edges_on_cycles(self) -> Words:
         """Turns on cycles without progress, found by searching again."""
         parts = [np.empty((0, len(fairness.COLUMNS)), np.int64)]
-        marks = self._marks()
-        if marks is None:
+        marked = on_cycles.marks(self)
+        if marked is None:
             return parts[0]
 
         def look(first: int) -> None:
-            parts.append(self._marked_edges(marks, first, hashed=True).copy())
+            parts.append(on_cycles.marked_edges(self, marked, first, hashed=True).copy())
             if self.memory_left() < 0:
                 raise MemoryError
 
