@@ -38,15 +38,15 @@ from tdpmmu.machine.ghost import DISCIPLINE, HARM
 from tdpmmu.machine.op import BOTH, LEFT, RIGHT, Choose, Read, WaitUntil, Write
 from tdpmmu.machine.state import Layout, State
 from tdpmmu.machine.thread import Machine
-from tdpmmu.worlds.explore import turn
+from tdpmmu.worlds.explore import search, turn
 from tdpmmu.worlds.explore.engine import Explorer
-from tdpmmu.worlds.explore.exploration import Counterexample
+from tdpmmu.worlds.explore.exploration import Budget, Counterexample
 from tdpmmu.worlds.explore.reference import (
     PlainResult,
     explore_histories,
     replay,
 )
-from tdpmmu.worlds.explore.search import explore
+from tdpmmu.worlds.explore.search import can_compile, explore
 
 BUDGET = 4_000
 """Situations beyond which a program is too big to be compared."""
@@ -403,3 +403,21 @@ def test_a_broken_explorer_is_noticed(how: str, monkeypatch: pytest.MonkeyPatch)
             if violated(explorer) != plain.violated or final_states(explorer) != plain.final:
                 return
     pytest.fail("nobody noticed")
+
+
+@pytest.mark.parametrize("loop", [search.PLAIN, search.COMPILED])
+@pytest.mark.parametrize("states", [1, 20, 100, 200])
+def test_cut_short_all_within_some_turns_was_seen(loop: str, states: int) -> None:
+    if loop == search.COMPILED and not can_compile():
+        pytest.skip("numba is not there")
+    whole = explore(mutex_incr(3, 2), reduce=False)
+    assert whole.result.within == 0
+    part = explore(mutex_incr(3, 2), reduce=False, budget=Budget(states=states), loop=loop)
+    away = [0] * len(whole.order)
+    for number in range(1, len(whole.order)):
+        away[number] = away[whole.parents[number]] + 1
+    # Both meet the same states in the same order; those with successors of their own were searched.
+    within, searched = part.result.within, max(part.parents[n] for n in range(len(part.order)))
+    assert all(turns >= within for turns in away[searched + 1 :])
+    first_missing = away[len(part.order)]
+    assert first_missing - 2 <= within < first_missing

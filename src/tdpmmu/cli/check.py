@@ -504,6 +504,7 @@ def to_json(verdict: Verdict, unreduced: str | None = None) -> dict[str, Any]:
         "memory_model": MEMORY_MODEL,
         "exhausted": result.exhausted,
         "stopped": result.stopped,
+        "within": result.within,
         "bound": getattr(result, "bound", None),
         "storage": None if result.left is None else result.left.as_dict(),
         "liveness": result.liveness,

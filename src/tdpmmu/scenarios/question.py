@@ -82,7 +82,10 @@ class Verdict:
             return "holds for every interleaving of this scenario"
         if self.status == VACUOUS:
             return f"vacuous: nothing is violated, but it never happens that {result.unseen[0]}"
-        return f"nothing found within the budget: {result.stopped}"
+        seen = (
+            f"; all within {result.within} turns from the start was seen" if result.within else ""
+        )
+        return f"nothing found within the budget: {result.stopped}{seen}"
 
     def rests_on(self) -> list[str]:
         """What was searched, and what was assumed."""

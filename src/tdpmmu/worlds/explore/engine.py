@@ -96,6 +96,8 @@ class Explorer(Graph):
             result.replays = sum(p.replays for p in self.positions)
             result.segments_run = self.turns.segments_run
             result.unseen = tuple(self.turns.unseen)
+            if not result.exhausted and self.storage is None:
+                result.within = result.depth
             result.seconds = time.monotonic() - began
         return result
 

@@ -51,6 +51,8 @@ class Exploration:
     seconds: float = 0.0
     exhausted: bool = False
     stopped: str = ""
+    within: int = 0
+    """Turns from the start within which everything was seen, of a search that was cut short."""
     unseen: tuple[str, ...] = ()
     liveness: str = "not checked"
     mistrusted: tuple[str, ...] = ()
