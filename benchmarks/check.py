@@ -43,7 +43,7 @@ def timed(size: str) -> tuple[dict[str, object], float, float]:
 
 def where(size: str) -> None:
     """Profile one size in this process."""
-    from tdpmmu.cli.check import make_question
+    from tdpmmu.cli.questions import make_question
     from tdpmmu.worlds.explore.search import explore
 
     words = SIZES[size].replace("--", "").split()

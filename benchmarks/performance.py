@@ -49,7 +49,7 @@ class Watch:
 
 def measure(size: str, loop: str) -> dict[str, Any]:
     """One search in this process."""
-    from tdpmmu.cli.check import make_question
+    from tdpmmu.cli.questions import make_question
     from tdpmmu.scenarios.question import ask
     from tdpmmu.worlds.explore.engine import Explorer
     from tdpmmu.worlds.explore.exploration import Budget

@@ -10,8 +10,8 @@ import pytest
 from toys import CHOICES, bounce, incr, make_machine, random_program, spin
 from typer.testing import CliRunner
 
-from tdpmmu.cli.check import exit_code
 from tdpmmu.cli.main import app
+from tdpmmu.cli.verdicts import exit_code
 from tdpmmu.machine.op import Choose, Read, Write
 from tdpmmu.machine.state import Layout
 from tdpmmu.machine.thread import Machine

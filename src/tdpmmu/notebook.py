@@ -32,8 +32,8 @@ def question(
 
     ValueError, in a line, for a question that makes no sense.
     """
-    from tdpmmu.cli.check import make_question
     from tdpmmu.cli.errors import UsageError
+    from tdpmmu.cli.questions import make_question
 
     patches = (patch,) if isinstance(patch, (str, type)) else tuple(patch)
     names = tuple(_reference(one) for one in patches)

@@ -16,7 +16,8 @@ def print_all(
     question_for: Callable[[str], Question], budget: Budget, *, as_json: bool = False
 ) -> int:
     """Ask every kernel; 0 if the newest holds, 1 if any is violated, 3 if a budget ran out."""
-    from tdpmmu.cli.check import run, to_json
+    from tdpmmu.cli.searching import run
+    from tdpmmu.cli.verdicts import to_json
     from tdpmmu.scenarios.question import HOLDS, VIOLATED
     from tdpmmu.versions.registry import KERNELS
 

@@ -83,8 +83,9 @@ def _audit(
 ) -> int:
     import json
 
-    from tdpmmu.cli.check import make_question, run
     from tdpmmu.cli.errors import UsageError
+    from tdpmmu.cli.questions import make_question
+    from tdpmmu.cli.searching import run
     from tdpmmu.scenarios.question import HOLDS
     from tdpmmu.scenarios.removal import sites
     from tdpmmu.worlds.explore.exploration import Budget

@@ -27,7 +27,7 @@ def compare(
 
     Exit codes: 0 equal, 1 different, 2 bad usage, 3 budget ran out.
     """
-    from tdpmmu.cli.check import make_question
+    from tdpmmu.cli.questions import make_question
     from tdpmmu.worlds.explore.compare import DIFFERENT, EQUAL
     from tdpmmu.worlds.explore.compare import compare as compare_graphs
     from tdpmmu.worlds.explore.exploration import Budget

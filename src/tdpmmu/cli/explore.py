@@ -50,7 +50,7 @@ def explore(
     import re
     import sys
 
-    from tdpmmu.cli.check import make_question
+    from tdpmmu.cli.questions import make_question
     from tdpmmu.scenarios.by_hand import World
 
     if re.match(r"@|tdpmmu\d+-", scenario):

@@ -71,7 +71,8 @@ def sweep(
 
 def answer(task: list[Any]) -> dict[str, Any]:
     """One question, asked in whatever process."""
-    from tdpmmu.cli.check import run, to_json
+    from tdpmmu.cli.searching import run
+    from tdpmmu.cli.verdicts import to_json
     from tdpmmu.worlds.explore.exploration import Budget
 
     *_, states, seconds = task
@@ -79,7 +80,7 @@ def answer(task: list[Any]) -> dict[str, Any]:
 
 
 def _question(task: list[Any]) -> Any:
-    from tdpmmu.cli.check import make_question
+    from tdpmmu.cli.questions import make_question
 
     scenario, kernel, patches, values, properties, *_ = task
     return make_question(scenario, kernel, tuple(patches), {}, properties, tuple(values))

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from tdpmmu.cli.check import to_json
+from tdpmmu.cli.verdicts import to_json
 from tdpmmu.scenarios.question import HOLDS, VIOLATED, ask
 from tdpmmu.scenarios.thread_table import Row, rows
 from tdpmmu.worlds.explore.exploration import Budget
