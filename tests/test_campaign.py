@@ -91,6 +91,7 @@ def test_sweep() -> None:
     assert done.returncode == {"holds": 0, "violated": 1}.get(
         max(one["verdict"] for one in answers), 3
     )
+    assert tdpmmu("sweep", "nx-recovery", "--set", "vcpus=0", "--set", "levels=2").returncode == 4
     for words, expected in [
         (["--set", "vcpus"], "--set: expected NAME=VALUE,VALUE,..., not 'vcpus'"),
         (["--engine", "ray"], "'ray' is no engine"),

@@ -38,6 +38,7 @@ TINY = NxRecovery(levels=2, roots=1, legacy=0, gfns=1, unmap=False)
         ({"gfns": 0}, "--gfns 0: at least 1"),
         ({"gfns": 9}, "--gfns 9: 3 levels of 2 entries map only 8 gfns"),
         ({"faults": -1}, "--faults -1"),
+        ({"faults": 10**9}, "--faults 1000000000: at most 100"),
         ({"flush": "none"}, "--flush none: bare-metal or ranged"),
         ({"format": "pae"}, "--format pae: npt or ept"),
         ({"resched": "never"}, "--resched never: any or contended"),
@@ -85,10 +86,22 @@ def test_without_an_unmap_there_is_no_host() -> None:
 
 
 def test_what_must_happen_follows_the_parameters() -> None:
-    assert not replace(TINY, nx_pages=0, vcpus=0).sometimes()
+    always = {"a page is recovered", "a guest access goes through"}
+    assert set(replace(TINY, nx_pages=0, vcpus=0).sometimes()) == always
     assert "the host reuses a page" in NxRecovery().sometimes()
     assert "the host reuses a page" not in TINY.sometimes()
     assert "a fault is retried" not in NxRecovery(victim="legacy").sometimes()
+
+
+@pytest.mark.parametrize("nothing", [{"vcpus": 0}, {"faults": 0}])
+def test_where_nothing_is_accessed_nothing_is_said(nothing: dict[str, int]) -> None:
+    """5.12-rc4 breaks harm and discipline here as soon as somebody accesses memory."""
+    scenario = replace(TINY, unmap=True, **nothing)
+    verdict = ask(Question(scenario, KERNELS["5.12-rc4"], "5.12-rc4"))
+    assert verdict.status in (VACUOUS, VIOLATED)
+    verdict = ask(Question(scenario, KERNELS["5.12"], "5.12"))
+    assert verdict.status == VACUOUS
+    assert "never happens that a guest access goes through" in verdict.sentence()
 
 
 # --- the table of the thread ---
@@ -149,6 +162,9 @@ def test_the_same_scenario_without_that_wish_holds() -> None:
     [
         ({"huge_level": 0}, "huge_level must be 1 to 5, not 0"),
         ({"pages": 0}, "pages must be 1 to 1000, not 0"),
+        ({"levels": 5, "fanout": 512}, "levels 5, fanout 512: 35,184,372,088,832 gfns; at most"),
+        ({"format": "shadow"}, "format shadow: npt or ept"),
+        ({"cr3": "nan"}, "cr3 'nan': there is no shadowN thread"),
         ({"mmu_pages": -1}, "mmu_pages must be 0 to 1000, not -1"),
         ({"flush": "none"}, "flush none: bare-metal or ranged"),
         ({"slots": "0-9"}, "slot 0-9: the last gfn is 3"),

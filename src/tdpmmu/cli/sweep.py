@@ -37,11 +37,13 @@ def sweep(
 
     Example: tdpmmu sweep nx-recovery -k 5.12-rc4,5.12 --set vcpus=1,2
 
-    Exit codes: 0 all hold, 1 some are violated, 2 bad usage, 3 a budget ran out, 130 Ctrl-C.
+    Exit codes: 0 all hold, 1 some are violated, 2 bad usage, 3 a budget ran out, 4 some vacuous,
+    130 Ctrl-C.
     """
     import json
 
     from tdpmmu.cli.tasks import run_tasks
+    from tdpmmu.scenarios.question import BUDGET, EXIT_CODES, HOLDS, VACUOUS, VIOLATED
 
     grid = _grid(settings or [])
     tasks = [
@@ -66,7 +68,8 @@ def sweep(
     else:
         _print(tasks, results)
     verdicts = {result["verdict"] for result in results}
-    raise typer.Exit(1 if "violated" in verdicts else 0 if verdicts == {"holds"} else 3)
+    worst = next(one for one in (VIOLATED, BUDGET, VACUOUS, HOLDS) if one in verdicts)
+    raise typer.Exit(1 if worst == VIOLATED else EXIT_CODES[worst])
 
 
 def answer(task: list[Any]) -> dict[str, Any]:

@@ -211,6 +211,8 @@ class _Builder:
         paging = [p for p in threads if p.paging]
         if paging and not self.tables:
             raise ValueError(f"{paging[0].name} needs guest page tables, as in tables='2: 0 1'")
+        if script.cr3 and not paging:
+            raise ValueError(f"cr3 {script.cr3!r}: there is no shadowN thread")
         roots = script.cr3.split() or [str(next(iter(self.tables), 0))]
         for number, program in enumerate(paging):
             self.paging[program.vcpu] = parse_root(

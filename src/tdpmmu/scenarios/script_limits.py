@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tdpmmu.arch.geometry import Geometry
 from tdpmmu.mmu.ageing import NO_AD_BITS
 from tdpmmu.mmu.apic_page import APIC_ACCESS_PAGE
 from tdpmmu.mmu.dirty_log import INITIALLY_SET, MANUAL_PROTECT
@@ -27,8 +28,18 @@ OPTIONS = (
 """What ``options`` may hold; each is defined where the MMU asks for it."""
 
 
+MOST_GFNS = 1 << 18
+"""More take minutes, and gigabytes, before anything is explored."""
+
+
 def check_sizes(script: Script) -> None:
     """Numbers and choices; the geometry checks its own."""
+    gfns = Geometry(script.levels, script.fanout).max_gfn
+    if gfns > MOST_GFNS:
+        raise ValueError(
+            f"levels {script.levels}, fanout {script.fanout}: {gfns:,} gfns; at most "
+            f"{MOST_GFNS:,} can be explored"
+        )
     for name, value, least, most in (
         ("huge_level", script.huge_level, 1, 5),
         ("pages", script.pages, 1, 1000),
@@ -38,6 +49,8 @@ def check_sizes(script: Script) -> None:
             raise ValueError(f"{name} must be {least} to {most}, not {value}")
     if script.flush not in ("bare-metal", "ranged"):
         raise ValueError(f"flush {script.flush}: bare-metal or ranged")
+    if script.format not in ("npt", "ept"):
+        raise ValueError(f"format {script.format}: npt or ept")
     if script.resched not in ("any", "contended"):
         raise ValueError(f"resched {script.resched}: any or contended")
 
