@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ Patches = Annotated[list[str] | None, typer.Option("--patch", "-p", help="As for
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A parameter of the scenario, NAME=VALUE.")
 ]
-Seconds = Annotated[float, typer.Option("--budget", help="Seconds for each site.")]
+Seconds = Annotated[float, typer.Option("--budget", help="Seconds for each site; 0: no limit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -34,6 +34,23 @@ class Finding:
     states: int
     seconds: float
     token: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the command line says, which worker processes can be told."""
+
+    scenario: str
+    kernel: str
+    patches: tuple[str, ...]
+    settings: tuple[str, ...]
+
+    def question(self, *more: str) -> Question:
+        """The question; ``more`` are patches, too."""
+        from tdpmmu.cli.questions import make_question
+
+        patches = (*self.patches, *more)
+        return make_question(self.scenario, self.kernel, patches, {}, "all", self.settings)
 
 
 def flushes(
@@ -84,24 +101,26 @@ def _audit(
     import json
 
     from tdpmmu.cli.errors import UsageError
-    from tdpmmu.cli.questions import make_question
     from tdpmmu.cli.searching import run
+    from tdpmmu.cli.tasks import run_tasks
+    from tdpmmu.distribute.engines import PROCESSES
     from tdpmmu.scenarios.question import HOLDS
     from tdpmmu.scenarios.removal import sites
     from tdpmmu.worlds.explore.exploration import Budget
 
-    def ask_for(*more: str) -> Question:
-        patches = (*(patch or ()), *more)
-        return make_question(scenario, kernel, patches, {}, "all", tuple(settings or ()))
-
-    question = ask_for()
+    if not budget >= 0:  # nor is NaN
+        raise UsageError(f"--budget {budget}: expected seconds that are not negative; 0: no limit")
+    asked = _Asked(scenario, kernel, tuple(patch or ()), tuple(settings or ()))
+    question = asked.question()
     verdict = run(question, Budget(), first=False, reduce=True)
     if verdict.status != HOLDS:
         raise UsageError(f"{scenario} on {kernel}: {verdict.sentence()}; audit what holds")
     places = sorted(sites(question.mmu_class, kinds), key=lambda site: kinds.index(site.kind))
     functions = _reached(question)
     todo = [site for site in places if site.function in functions]
-    found = _ask_all([(site, ask_for(site.patch)) for site in todo], budget)
+    tasks = [(site, asked, budget) for site in todo]
+    answers = run_tasks(_ask, tasks, "sites", engine=PROCESSES, workers=0)
+    found = {finding.patch: finding for finding in answers}
     findings = [
         found.get(site.patch) or Finding(site.patch, _what(site), NOT_REACHED, "", 0, 0.0, "")
         for site in places
@@ -131,45 +150,13 @@ def _reached(question: Question) -> set[str]:
     return reached
 
 
-def _ask_all(jobs: list[tuple[Site, Question]], budget: float) -> dict[str, Finding]:
-    """Every site, on all cores."""
-    import os
-    import sys
-    from concurrent.futures import ProcessPoolExecutor
-
-    done: dict[str, Finding] = {}
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        futures = [
-            pool.submit(_ask, site, q.scenario, q.kernel, q.patches, q.scenario_name, budget)
-            for site, q in jobs
-        ]
-        for future in futures:
-            finding = future.result()
-            done[finding.patch] = finding
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r{len(done)} of {len(jobs)} sites \x1b[K")
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-    return done
-
-
-def _ask(
-    site: Site,
-    scenario: Any,
-    kernel: str,
-    patches: tuple[str, ...],
-    scenario_name: str | None,
-    budget: float,
-) -> Finding:
-    from tdpmmu.scenarios.question import HOLDS, VIOLATED, Question, ask
-    from tdpmmu.scenarios.token import _patch_class
-    from tdpmmu.versions.registry import apply, kernel_class
+def _ask(task: tuple[Site, _Asked, float]) -> Finding:
+    from tdpmmu.scenarios.question import HOLDS, VIOLATED, ask
     from tdpmmu.worlds.explore.exploration import Budget
 
-    mmu_class = apply(kernel_class(kernel), *(_patch_class(name) for name in patches))
-    question = Question(scenario, mmu_class, kernel, patches, "all", scenario_name)
+    site, asked, budget = task
     try:
-        verdict = ask(question, budget=Budget(0, budget, 0))
+        verdict = ask(asked.question(site.patch), budget=Budget(0, budget, 0))
     except Exception as error:
         return Finding(site.patch, _what(site), UNKNOWN, f"{error}", 0, 0.0, "")
     result = verdict.exploration

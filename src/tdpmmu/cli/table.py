@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from tdpmmu.cli.tasks import run_tasks
 from tdpmmu.cli.verdicts import to_json
+from tdpmmu.distribute.engines import PROCESSES
 from tdpmmu.scenarios.question import HOLDS, VIOLATED, ask
 from tdpmmu.scenarios.thread_table import Row, rows
 from tdpmmu.worlds.explore.exploration import Budget
 
 
-def _answer(row: Row, budget: Budget) -> dict[str, Any]:
+def _answer(task: tuple[Row, Budget]) -> dict[str, Any]:
+    row, budget = task
     verdict = ask(row.question(), budget=budget)
     answer = to_json(verdict)
     answer["expected"] = row.expected
@@ -26,23 +26,9 @@ def _answer(row: Row, budget: Budget) -> dict[str, Any]:
 
 def print_table(budget: Budget, as_json: bool) -> int:
     """Explore every row, on all cores; 0 if each expectation is met by exploration."""
-    table = rows()
     began = time.monotonic()
-    workers = min(os.cpu_count() or 1, 4)
-    answers: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(workers) as pool:
-        futures = [pool.submit(_answer, row, budget) for row in table]
-        try:
-            for future in futures:
-                answers.append(future.result())
-                if sys.stderr.isatty():
-                    sys.stderr.write(f"\r{len(answers)} of {len(table)} questions \x1b[K")
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            print(f"interrupted after {len(answers)} of {len(table)} questions", file=sys.stderr)
-            return 130
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+    tasks = [(row, budget) for row in rows()]
+    answers = run_tasks(_answer, tasks, "questions", engine=PROCESSES, workers=0)
     if as_json:
         print(json.dumps(answers, indent=2))
     else:
