@@ -8,7 +8,7 @@ what the plain loop finds, bit by bit.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -47,6 +47,19 @@ class Moves(Op):
         return self.how
 
 
+@dataclass(frozen=True, slots=True)
+class OfVcpu(Op):
+    """Nothing, by a vCPU."""
+
+    vcpu: int
+
+    def apply(self, step: Step, alternative: int) -> None:
+        return None
+
+    def mover(self, step: Step) -> str:
+        return BOTH
+
+
 def meet(one: Op, other: Op, then: Op, last: Callable[[Cell], Op]) -> Callable[[], Machine]:
     """Two ways that come to one point: by one operation or the other, and the same ones then."""
 
@@ -70,10 +83,112 @@ def meet(one: Op, other: Op, then: Op, last: Callable[[Cell], Op]) -> Callable[[
     return make
 
 
+@dataclass(frozen=True, slots=True)
+class Sends(Op):
+    """A vCPU's write, when nobody can tell if it is ``urgent``; it waits for ``when``, if any."""
+
+    vcpu: int
+    cell: Cell
+    value: int
+    is_urgent: bool = False
+    when: Cell | None = None
+
+    def alternatives(self, step: Step) -> int:
+        return 1 if self.when is None or step[self.when] else 0
+
+    def apply(self, step: Step, alternative: int) -> None:
+        step[self.cell] = self.value
+
+    def urgent(self, step: Step) -> bool:
+        return self.is_urgent
+
+
+@dataclass(frozen=True, slots=True)
+class Awaits(Op):
+    """A vCPU waits for a cell, which one thread alone can change, if there is a ``rival``."""
+
+    vcpu: int
+    cell: Cell
+    rival: int | None
+
+    def alternatives(self, step: Step) -> int:
+        return 1 if step[self.cell] else 0
+
+    def apply(self, step: Step, alternative: int) -> None:
+        return None
+
+    def waits_for_kick(self, step: Step) -> int | None:
+        return self.rival
+
+
+Body = Callable[[Cell, Cell, Cell], list[Op]]
+
+
+def lists(*bodies: Body, alone: Sequence[Body] = ()) -> Callable[[], Machine]:
+    """Threads that do some operations on three cells, whatever comes of them."""
+
+    def make() -> Machine:
+        layout = Layout()
+        cells = [layout.cell(name, 0) for name in "xyz"]
+
+        async def run(body: Body) -> None:
+            for op in body(*cells):
+                await op
+
+        threads, late = ([lambda one=one: run(one) for one in some] for some in (bodies, alone))
+        return make_machine(layout, threads, alone=late)
+
+    return make
+
+
 OWN: dict[str, Callable[[], Machine]] = {
     "one way is seen": meet(Moves(LEFT), Moves(BOTH), Moves(BOTH), Read),
     "one way chooses only": meet(
         Choose("!", (0,)), Moves(RIGHT), Choose("!", (0,)), lambda x: WaitUntil(x, 1)
+    ),
+    "a rival": lists(
+        lambda x, y, z: [Awaits(0, x, 1), Write(y, 1)],
+        lambda x, y, z: [Write(z, 1), Write(x, 1)],
+        lambda x, y, z: [Write(z, 2), Read(y)],
+    ),
+    "a rival who has ended": lists(
+        lambda x, y, z: [Awaits(0, x, 1)],
+        lambda x, y, z: [Write(z, 1)],
+        lambda x, y, z: [Write(y, 2)],
+    ),
+    "nobody alone is awaited": lists(
+        lambda x, y, z: [Awaits(0, x, None), Write(y, 1)],
+        lambda x, y, z: [Write(x, 1)],
+        lambda x, y, z: [Write(y, 2)],
+    ),
+    "a vcpu in a hurry": lists(
+        lambda x, y, z: [Sends(0, x, 1, True), Sends(0, x, 2, True), Write(x, 3)],
+        lambda x, y, z: [Read(x), Write(y, 1)],
+    ),
+    "a vcpu that is not": lists(
+        lambda x, y, z: [Sends(0, x, 1), Sends(0, x, 2)],
+        lambda x, y, z: [Read(x), Write(y, 1)],
+    ),
+    "a vcpu in a hurry waits": lists(
+        lambda x, y, z: [Sends(0, x, 1, True, when=y)],
+        lambda x, y, z: [Read(x), Write(z, 1), Write(y, 1), Read(x)],
+    ),
+    "a vcpu goes on": lists(
+        lambda x, y, z: [Moves(RIGHT), Sends(0, x, 1), Moves(LEFT), OfVcpu(0), Write(x, 2)],
+        lambda x, y, z: [Read(x), Write(y, 1)],
+    ),
+    "those alone": lists(
+        lambda x, y, z: [Write(x, 1)],
+        lambda x, y, z: [Read(x), Moves(BOTH)],
+        alone=[
+            lambda x, y, z: [Moves(BOTH), Choose("?", (0, 1)), Write(x, 3), Awaits(0, x, 0)],
+            lambda x, y, z: [Sends(0, y, 1, True), Sends(0, z, 1, True), Awaits(0, z, 0)],
+        ],
+    ),
+    "those alone wait for ever": lists(
+        lambda x, y, z: [Write(x, 1)],
+        lambda x, y, z: [Write(x, 2)],
+        alone=[lambda x, y, z: [Read(x), Awaits(0, y, 0)]],
     ),
 }
 
