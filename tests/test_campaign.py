@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tdpmmu.cli.sweep import answer as sweep_answer
+from tdpmmu.cli.zoo import _ask as zoo_ask
 from tdpmmu.distribute.engines import open_executor
 from tdpmmu.distribute.journal import Journal, JournalError, map_kept
 from tdpmmu.distribute.local import LocalExecutor
 from tdpmmu.scenarios import campaign
 from tdpmmu.scenarios.campaign import batches, run_batch, summarize
 from tdpmmu.scenarios.question import Question
+from tdpmmu.scenarios.random_scripts import scripts
+from tdpmmu.scenarios.random_shadow import shadow_scripts
 from tdpmmu.scenarios.script import Script, programs
 from tdpmmu.scenarios.zoo import entry
+from tdpmmu.worlds.explore import progress
 
 CAMPAIGN = ["campaign", "--kernel", "6.12", "--count", "100", "--states", "150", "--json"]
 
@@ -61,6 +68,42 @@ def test_a_property_that_breaks_is_shrunk_and_replays(monkeypatch: pytest.Monkey
     summary = summarize([longer, result])[0]
     assert summary.found == result["found"]
     assert summary.explorations == 2 * sum(result["verdicts"].values())
+
+
+def test_others_may_draw_numbers_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As threads of Dask do; results do not depend on them, and nobody has to be told."""
+    one = batches("6.12", 7, 2, 2, 50)[0]
+    alone = run_batch(one)
+    monkeypatch.setattr(campaign, "scripts", lambda: scripts().map(_after_a_number))
+    monkeypatch.setattr(campaign, "shadow_scripts", lambda: shadow_scripts().map(_after_a_number))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert run_batch(one) == alone
+    assert not told
+
+
+def _after_a_number(script: Script) -> Script:
+    random.random()
+    return script
+
+
+def test_what_ctrl_c_cuts_short_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(explorer: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress, "_report_cycle", interrupted)
+    journal = Journal(tmp_path / "kept", "x", resume=False)
+    setting = ["slots=0-3"]
+    for function, task in [
+        (zoo_ask, ["z12", "fixed", 0]),
+        (sweep_answer, ["script", "6.12", [], setting, "all", 0, 0]),
+        (run_batch, batches("6.12", 7, 5, 5, 2000)[0]),
+    ]:
+        with pytest.raises(KeyboardInterrupt):
+            map_kept(LocalExecutor(), function, [task], journal)
+    assert not journal.results
 
 
 def test_every_engine_says_the_same() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tdpmmu.distribute.engines import open_executor
 from tdpmmu.distribute.executor import DistributeError, Executor
+from tdpmmu.worlds.explore.fast.patience import Patience
 
 
 def late(task: tuple[int, float]) -> int:
@@ -107,6 +108,21 @@ def test_all_workers_work() -> None:
         found = set(executor.map_unordered(pid, range(12)))
     assert len(found) == 2
     assert os.getpid() not in found
+
+
+def end_myself(number: int) -> int:
+    """As a search that would give what it has found until then."""
+    with Patience() as patience:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        patience.heed()
+    return number
+
+
+def test_a_worker_that_is_asked_to_end_gives_no_half_result() -> None:
+    died = pytest.raises(DistributeError, match="a worker died")
+    with open_executor("processes", 2) as executor, died:
+        executor.map_unordered(end_myself, range(4))
 
 
 @pytest.mark.parametrize("engine", ["processes", "dask"])

@@ -197,7 +197,7 @@ def test_what_are_no_tables(text: str, what: str) -> None:
         parse_tables(text, 2)
 
 
-@pytest.mark.parametrize("text", ["9", "x", "2/x", ""])
+@pytest.mark.parametrize("text", ["9", "x", "2/x", "", "2/0", "2/1000000000", "\u00b2"])
 def test_what_is_no_root(text: str) -> None:
     with pytest.raises(ValueError, match="cr3"):
         parse_root(text, {2: (0, 0)}, 2)

@@ -56,6 +56,7 @@ def ask(
     that makes no sense.
     """
     from tdpmmu.notebook import check
+    from tdpmmu.scenarios.question import heeded
 
     verdict = check(
         kernel=kernel,
@@ -66,6 +67,7 @@ def ask(
         states=states,
         **parameters,
     )
+    heeded(verdict)
     wanted = (expect,) if isinstance(expect, str) else tuple(expect)
     problem = _problem(verdict, () if wanted == ("holds",) else wanted)
     if problem:

@@ -18,13 +18,13 @@ def print_all(
     """Ask every kernel; 0 if the newest holds, 1 if any is violated, 3 if a budget ran out."""
     from tdpmmu.cli.searching import run
     from tdpmmu.cli.verdicts import to_json
-    from tdpmmu.scenarios.question import HOLDS, VIOLATED
+    from tdpmmu.scenarios.question import HOLDS, VIOLATED, heeded
     from tdpmmu.versions.registry import KERNELS
 
     answers: list[dict[str, Any]] = []
     for name in KERNELS:
         try:
-            verdict = run(question_for(name), budget, first=False, reduce=True)
+            verdict = heeded(run(question_for(name), budget, first=False, reduce=True))
         except UsageError as error:
             answers.append({"kernel": name, "verdict": "impossible", "sentence": str(error)})
         else:

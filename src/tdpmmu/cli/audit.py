@@ -151,12 +151,12 @@ def _reached(question: Question) -> set[str]:
 
 
 def _ask(task: tuple[Site, _Asked, float]) -> Finding:
-    from tdpmmu.scenarios.question import HOLDS, VIOLATED, ask
+    from tdpmmu.scenarios.question import HOLDS, VIOLATED, ask, heeded
     from tdpmmu.worlds.explore.exploration import Budget
 
     site, asked, budget = task
     try:
-        verdict = ask(asked.question(site.patch), budget=Budget(0, budget, 0))
+        verdict = heeded(ask(asked.question(site.patch), budget=Budget(0, budget, 0)))
     except Exception as error:
         return Finding(site.patch, _what(site), UNKNOWN, f"{error}", 0, 0.0, "")
     result = verdict.exploration

@@ -76,10 +76,12 @@ def answer(task: list[Any]) -> dict[str, Any]:
     """One question, asked in whatever process."""
     from tdpmmu.cli.searching import run
     from tdpmmu.cli.verdicts import to_json
+    from tdpmmu.scenarios.question import heeded
     from tdpmmu.worlds.explore.exploration import Budget
 
     *_, states, seconds = task
-    return to_json(run(_question(task), Budget(states, seconds), first=False, reduce=True))
+    verdict = run(_question(task), Budget(states, seconds), first=False, reduce=True)
+    return to_json(heeded(verdict))
 
 
 def _question(task: list[Any]) -> Any:

@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection, wait
 
 from tdpmmu.distribute.executor import PoolExecutor
 
+_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 
 def cores() -> int:
     """The cores that this process may use."""
@@ -51,8 +53,14 @@ def context() -> multiprocessing.context.BaseContext:
 
 
 def follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when the parent is gone."""
+    """In a worker: leave Ctrl-C to the parent, and end when the parent is gone.
+
+    It ends at once on SIGTERM and SIGHUP, too, before a task that heeds them gives half a result.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for one in _ENDING:
+        if signal.getsignal(one) == signal.SIG_DFL:
+            signal.signal(one, lambda *_: os._exit(1))
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -6,16 +6,18 @@ many workers there are.  Needs Hypothesis.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import HypothesisDeprecationWarning
 from hypothesis.strategies import one_of
 
 from tdpmmu.arch.table import PoolExhausted
-from tdpmmu.scenarios.question import Verdict, ask
+from tdpmmu.scenarios.question import Verdict, ask, heeded
 from tdpmmu.scenarios.random_findings import finding
 from tdpmmu.scenarios.random_scripts import question, scripts
 from tdpmmu.scenarios.random_shadow import shadow_scripts
@@ -68,7 +70,7 @@ def run_batch(batch: Batch) -> dict[str, Any]:
             nonlocal drawn, total, largest
             drawn += not failed  # noqa: B023
             try:
-                verdict = ask(question(script, kernel), budget=Budget(states=states))
+                verdict = heeded(ask(question(script, kernel), budget=Budget(states=states)))
             except PoolExhausted:
                 verdicts["pool too small"] += 1
                 return
@@ -83,7 +85,10 @@ def run_batch(batch: Batch) -> dict[str, Any]:
                 raise AssertionError(new[0].sentence)
 
         try:
-            hold()
+            with warnings.catch_warnings():
+                # Threads that are none of ours (Dask's) draw numbers of their own meanwhile.
+                warnings.simplefilter("ignore", HypothesisDeprecationWarning)
+                hold()
         except AssertionError:
             script, verdict = failed[-1]
             for violation in verdict.violations:

@@ -12,7 +12,7 @@ def parse_tables(text: str, fanout: int) -> dict[int, tuple[int, ...]]:
         if not part.strip():
             continue
         gfn, colon, entries = part.partition(":")
-        if not colon or not gfn.strip().isdigit():
+        if not colon or not gfn.strip().isdecimal():
             raise ValueError(f"guest table {part.strip()!r}: expected GFN: ENTRY ENTRY ...")
         gptes = [parse_gpte(entry) for entry in entries.split()]
         if len(gptes) > fanout:
@@ -26,7 +26,9 @@ def parse_tables(text: str, fanout: int) -> dict[int, tuple[int, ...]]:
 def parse_root(text: str, tables: dict[int, tuple[int, ...]], levels: int) -> GuestPaging:
     """``GFN`` or ``GFN/LEVELS``: a table that is there."""
     gfn, slash, own = text.partition("/")
-    if not gfn.isdigit() or int(gfn) not in tables or (slash and not own.isdigit()):
+    if not gfn.isdecimal() or int(gfn) not in tables or (slash and not own.isdecimal()):
         known = ", ".join(map(str, tables))
         raise ValueError(f"cr3 {text!r}: expected GFN or GFN/LEVELS of a guest table ({known})")
+    if slash and not 1 <= int(own) <= 5:
+        raise ValueError(f"cr3 {text!r}: expected 1 to 5 levels")
     return GuestPaging(int(gfn), int(own) if slash else levels)

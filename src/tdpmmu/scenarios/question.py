@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tdpmmu.properties.catalogue import attach
 from tdpmmu.scenarios.base import Built
 from tdpmmu.worlds.explore.engine import Progress, no_collection
-from tdpmmu.worlds.explore.exploration import Budget, Counterexample, Exploration
+from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget, Counterexample, Exploration
 from tdpmmu.worlds.explore.progress import check_progress
 from tdpmmu.worlds.explore.reductions import Reduce
 from tdpmmu.worlds.explore.search import AUTO, explore
@@ -138,6 +138,13 @@ def ask(
         if question.properties in ("all", "harm"):
             result.liveness = check_progress(explorer)
     return judge(question, result)
+
+
+def heeded(verdict: Verdict) -> Verdict:
+    """The verdict; Ctrl-C if that cut it short, for those who would go on to other things."""
+    if verdict.exploration.stopped == INTERRUPTED:
+        raise KeyboardInterrupt
+    return verdict
 
 
 def judge(question: Question, result: Exploration) -> Verdict:

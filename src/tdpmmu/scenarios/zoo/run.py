@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tdpmmu.scenarios.question import HOLDS, Question, Verdict, ask
+from tdpmmu.scenarios.question import HOLDS, Question, Verdict, ask, heeded
 from tdpmmu.scenarios.zoo import entry
 from tdpmmu.versions.registry import kernel_class
 from tdpmmu.worlds.explore.exploration import Budget
@@ -49,7 +49,7 @@ def explore_side(name: str, side: str, budget: Budget | None = None) -> tuple[An
     """Ask it.  The bug side stops at the first violation of the property that it is about."""
     one = entry(name)
     asked = question(name, side)
-    verdict = ask(asked, budget=budget, first=one.prop if side == BUG else False)
+    verdict = heeded(ask(asked, budget=budget, first=one.prop if side == BUG else False))
     broken = tuple(found.prop for found in verdict.exploration.violations)
     right = one.prop in broken if side == BUG else verdict.status == HOLDS
     answer = Answer(
