@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 from telling import GO_ROUND, PROGRAMS
-from toys import make_machine
+from test_each_reduction import Flip
+from toys import make_machine, written
 
+from tdpmmu.machine.ghost import DISCIPLINE, HARM
 from tdpmmu.machine.op import BOTH, LEFT, RIGHT, Choose, Op, Read, Step, WaitUntil, Write
 from tdpmmu.machine.state import Cell, Layout
 from tdpmmu.machine.thread import Machine
@@ -121,6 +123,19 @@ class Awaits(Op):
         return self.rival
 
 
+@dataclass(frozen=True, slots=True)
+class Fails(Op):
+    """It must not be done while a cell is set."""
+
+    cell: Cell
+
+    def apply(self, step: Step, alternative: int) -> None:
+        assert not step[self.cell], "set"
+
+    def mover(self, step: Step) -> str:
+        return BOTH
+
+
 Body = Callable[[Cell, Cell, Cell], list[Op]]
 
 
@@ -145,6 +160,30 @@ OWN: dict[str, Callable[[], Machine]] = {
     "one way is seen": meet(Moves(LEFT), Moves(BOTH), Moves(BOTH), Read),
     "one way chooses only": meet(
         Choose("!", (0,)), Moves(RIGHT), Choose("!", (0,)), lambda x: WaitUntil(x, 1)
+    ),
+    "an operation fails": lists(
+        lambda x, y, z: [Write(x, 1), Write(x, 0), Fails(x), Write(y, 1)],
+        lambda x, y, z: [Moves(BOTH), Fails(x), Fails(z), Read(y)],
+    ),
+    "harm is done twice": written(
+        *["await Write(x, 1); await Say(0); await rw.held_for_write(); await Write(y, 1)"] * 2,
+        ghost=("then", HARM, "x", 1),
+    ).build,
+    "harm is done before a choice": written(
+        *["await Write(x, 1); await Say(0); a = await Choose('?', (0, 1)); await Write(y, 1)"] * 2,
+        ghost=("then", HARM, "x", 1),
+    ).build,
+    "a breach is heard twice": written(
+        *["await Write(x, 1); await Say(0); await rw.held_for_write(); await Write(y, 1)"] * 2,
+        ghost=("then", DISCIPLINE, "x", 1),
+    ).build,
+    "two moves that wait": lists(
+        lambda x, y, z: [Flip(x, 1, 2), Flip(x, 2, 3), Write(y, 1)],
+        lambda x, y, z: [Write(x, 1), Read(y), Write(z, 1)],
+    ),
+    "a turn of many segments": lists(
+        lambda x, y, z: [*[Moves(BOTH)] * 20, Write(x, 1), *[Moves(LEFT)] * 20, Read(y)],
+        lambda x, y, z: [*[Moves(RIGHT)] * 20, Write(y, 1), *[Choose("?", (0, 1))] * 4, Read(x)],
     ),
     "a rival": lists(
         lambda x, y, z: [Awaits(0, x, 1), Write(y, 1)],
