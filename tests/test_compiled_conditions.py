@@ -11,14 +11,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from telling import GO_ROUND, PROGRAMS
 from test_each_reduction import Flip
-from toys import make_machine, written
+from toys import Said, make_machine, written
 
-from tdpmmu.machine.ghost import DISCIPLINE, HARM
+from tdpmmu.events.records import Event
+from tdpmmu.machine.ghost import DISCIPLINE, HARM, Ghost
 from tdpmmu.machine.op import BOTH, LEFT, RIGHT, Choose, Op, Read, Step, WaitUntil, Write
 from tdpmmu.machine.state import Cell, Layout
 from tdpmmu.machine.thread import Machine
@@ -136,6 +137,66 @@ class Fails(Op):
         return BOTH
 
 
+class Moody(Ghost):
+    """Nobody speaks in a mood."""
+
+    name = "moody"
+    kind = DISCIPLINE
+    meaning = "nobody speaks in a mood"
+    hears: ClassVar[tuple[type[Event], ...]] = (Said,)
+
+    def __init__(self, mood: Cell) -> None:
+        super().__init__()
+        self.mood = mood
+
+    def observe(self, step: Step, event: Event) -> None:
+        if step[self.mood]:
+            step.violate(self, f"mood {step[self.mood]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tells(Op):
+    """Says some words, each in some mood: one of several such tales."""
+
+    mood: Cell
+    tales: tuple[tuple[tuple[int, int], ...], ...]
+
+    def alternatives(self, step: Step) -> int:
+        return len(self.tales)
+
+    def apply(self, step: Step, alternative: int) -> None:
+        for word, mood in self.tales[alternative]:
+            step[self.mood] = mood
+            step.emit(Said(word))
+        step[self.mood] = 0
+
+    def mover(self, step: Step) -> str:
+        return BOTH
+
+
+def tells(*tales: tuple[tuple[int, int], ...]) -> Callable[[], Machine]:
+    """Somebody who tells one of these, and others before and after it; moods have been reported."""
+
+    def make() -> Machine:
+        layout = Layout()
+        x, mood = layout.cell("x", 0), layout.cell("mood", 0)
+
+        async def once() -> None:
+            await Tells(mood, (((1, 3),),))
+
+        async def again() -> None:
+            await Tells(mood, (((7, 0), (8, 4)),))
+            await Tells(mood, tales)
+            await Tells(mood, (((9, 0), (9, 5)),))
+            for _ in range(8):
+                await Moves(BOTH)
+            await Write(x, 1)
+
+        return make_machine(layout, [once, again], ghosts=[Moody(mood)])
+
+    return make
+
+
 Body = Callable[[Cell, Cell, Cell], list[Op]]
 
 
@@ -185,6 +246,16 @@ OWN: dict[str, Callable[[], Machine]] = {
         lambda x, y, z: [*[Moves(BOTH)] * 20, Write(x, 1), *[Moves(LEFT)] * 20, Read(y)],
         lambda x, y, z: [*[Moves(RIGHT)] * 20, Write(y, 1), *[Choose("?", (0, 1))] * 4, Read(x)],
     ),
+    "the same tale": tells(((1, 1), (2, 2)), ((1, 1), (2, 2))),
+    "nothing or nothing": tells((), ()),
+    "something or nothing": tells(((1, 0),), ()),
+    "words in another order": tells(((1, 0), (2, 0)), ((2, 0), (1, 0))),
+    "moods in another order": tells(((1, 1), (1, 2)), ((1, 2), (1, 1))),
+    "another first word": tells(((1, 0), (2, 0)), ((3, 0), (2, 0))),
+    "another last word": tells(((1, 0), (2, 0)), ((1, 0), (3, 0))),
+    "another first mood": tells(((1, 1), (1, 2)), ((1, 3), (1, 2))),
+    "another last mood": tells(((1, 1), (1, 2)), ((1, 1), (1, 3))),
+    "three tales": tells(((1, 1),), ((2, 2),), ((1, 1),)),
     "a rival": lists(
         lambda x, y, z: [Awaits(0, x, 1), Write(y, 1)],
         lambda x, y, z: [Write(z, 1), Write(x, 1)],
