@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import uint64
 
 from tdpmmu.worlds.explore.fast.compiling import compiled
 from tdpmmu.worlds.explore.fast.control import (
@@ -82,8 +81,8 @@ from tdpmmu.worlds.explore.fast.segments import (
 from tdpmmu.worlds.explore.turn import LONGEST_TURN, SEGMENT
 
 # Columns of pending ways and of visits.
-POSITION, ABOUT, PARTS, EVENTS, VIOLATIONS, WAY, HASH = range(7)
-COLUMNS = 7
+POSITION, ABOUT, PARTS, EVENTS, VIOLATIONS, WAY = range(6)
+COLUMNS = 6
 
 MOST_PARTS = LONGEST_TURN // SEGMENT
 
@@ -129,11 +128,7 @@ def new_scratch(chunks: int, room: int) -> Scratch:
 def _visited(work, number, now):
     """Whether a visit was at that point, with the same shared state."""
     visit = work.visits[number]
-    same = (
-        visit[HASH] == now[HASH]
-        and visit[POSITION] == now[POSITION]
-        and (visit[ABOUT] ^ now[ABOUT]) & (AFTER | IDLE) == 0
-    )
+    same = visit[POSITION] == now[POSITION] and (visit[ABOUT] ^ now[ABOUT]) & (AFTER | IDLE) == 0
     if same:
         for i in range(work.row.shape[0]):
             if work.visit_rows[number, i] != work.row[i]:
@@ -175,13 +170,8 @@ def _go_on(ctl, learnt, now, words, at, row):
     for i in range(at, at + violations):
         now[VIOLATIONS] = one_more(ctl, learnt, now[VIOLATIONS], np.int64(words[i]))
     at += violations
-    hashed = uint64(now[HASH])
     for i in range(at, at + 2 * changes, 2):
-        chunk, value = words[i], words[i + 1]
-        hashed -= hash_value(chunk, row[chunk])
-        hashed += hash_value(chunk, value)
-        row[chunk] = value
-    now[HASH] = np.int64(hashed)
+        row[words[i]] = words[i + 1]
 
 
 @compiled
@@ -217,7 +207,7 @@ def _segment(ctl, learnt, work, thread, now):
 
 
 @compiled
-def compose(ctl, learnt, work, values, hashes, shared, thread, start):
+def compose(ctl, learnt, work, values, shared, thread, start):
     """Make the fact of a turn that is missing: ``MADE``, or what stands in the way."""
     turns, segments = learnt.turns, learnt.segments
     chunks = ctl[CHUNKS]
@@ -233,7 +223,7 @@ def compose(ctl, learnt, work, values, hashes, shared, thread, start):
         kind = np.int64(GONE)
     now = work.now
     now[:] = 0
-    now[POSITION], now[ABOUT], now[WAY], now[HASH] = start, IDLE, -1, np.int64(hashes[shared])
+    now[POSITION], now[ABOUT], now[WAY] = start, IDLE, -1
     for i in range(chunks):
         row[i] = values[base + i]
     early = rounds = False
@@ -360,7 +350,7 @@ def fill(ctl, table, learnt, work, shared, thread, position):
     facts = learnt.turns.words
     at = answer(learnt.turns, thread << 18 | position, values, base, work.looked)
     if at < 0:
-        code = compose(ctl, learnt, work, values, hashes, shared, thread, position)
+        code = compose(ctl, learnt, work, values, shared, thread, position)
         if code != MADE:
             return code
         at = ctl[COMPOSED]

@@ -48,7 +48,6 @@ from tdpmmu.worlds.explore.fast.learnt import (
     QUESTIONS,
     RAISED,
     RIGHT,
-    UNKNOWN,
     VCPU,
     add_fact,
     add_view,
@@ -196,8 +195,6 @@ def run_segment(ctl, learnt, bench, thread, position, after, idle):
             if deed == RAISED:
                 return np.int64(ASK)
             ctl[MISSED_POSITION], ctl[MISSED_AFTER], ctl[MISSED_IDLE] = position, after, idle
-            if deed == UNKNOWN:
-                return np.int64(MISSED_OPERATION)
             if deed == ENDED or harms:
                 state = np.int64(ENDS)
                 break
