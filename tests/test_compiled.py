@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from tdpmmu.worlds.explore.engine import Explorer
 from tdpmmu.worlds.explore.exploration import Budget, Counterexample
 from tdpmmu.worlds.explore.progress import NO_MEMORY, check_progress, edges_on_cycles
 from tdpmmu.worlds.explore.search import COMPILED, PLAIN, explore
+from tdpmmu.worlds.explore.storage import COMPACT, Storage
 
 pytest.importorskip("numba")
 
@@ -187,6 +190,21 @@ def test_zoo(one: Any) -> None:
     budget = Budget(states=3_000)
     both(lambda: question(one.id, BUG).build().machine, budget=budget, first=one.prop)
     both(lambda: question(one.id, FIXED).build().machine, budget=budget)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"workers": 2}, {"storage": Storage(COMPACT, 8 << 20)}], ids=str
+)
+def test_what_a_search_took_is_given_back(options: dict[str, Any]) -> None:
+    found = explore(mutex_incr(3, 2), loop=COMPILED, **options)
+    check_progress(found)
+    still_there = weakref.ref(found.compiled)
+    gc.disable()
+    try:
+        del found
+        assert still_there() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["z1", "z2"])

@@ -162,7 +162,7 @@ def test_what_found_no_room_is_found_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(loop, "Store", lambda ctl: Store(ctl, states=300))
     keeper = Checkpoint(tmp_path / "x", "x", resume=False)
     with monkeypatch.context() as patched:
-        patched.setattr(loop.CompiledLoop, "_more_states", lambda self, narrow=False: False)
+        patched.setattr(loop.CompiledLoop, "more_states", lambda self, narrow=False: False)
         stopped = explore(build().machine, keeper=keeper, workers=2, budget=Budget(memory=1 << 20))
     assert stopped.result.stopped == "the budget of 1,048,576 MiB is used up"
     assert together(stopped) > 5

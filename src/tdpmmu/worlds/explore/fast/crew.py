@@ -9,7 +9,6 @@ threads' code when there are questions; the others go on meanwhile, as they have
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -43,15 +42,11 @@ SLICE = 1 << 20
 
 
 class Crew:
-    """Goes on with a search as :func:`~tdpmmu.worlds.explore.fast.kernels.advance` does.
+    """Goes on with a search as :func:`~tdpmmu.worlds.explore.fast.kernels.advance` does."""
 
-    ``make_room`` makes room for more states; False if there is no memory.
-    """
-
-    def __init__(self, loop: CompiledLoop, threads: int, make_room: Callable[[], bool]) -> None:
+    def __init__(self, loop: CompiledLoop, threads: int) -> None:
         self._loop = loop
         self._helpers = threads - 1
-        self._make_room = make_room
         self._begin()
         self._mailbox = np.zeros(h.WORDS, np.int64)
         self._threads: list[Thread] = []
@@ -120,7 +115,7 @@ class Crew:
         self._end()
         if self._has_room():
             return c.NO_ROOM  # in the budget
-        if self._make_room():
+        if self._loop.more_states():
             return c.MADE
         self.stop()
         return c.FULL_STATES
@@ -169,7 +164,7 @@ class Crew:
         what = (loop.store.ctl, loop.store.packed(), self._batches, mailbox, RING, NEAR)
         while h.add_rest(*what) != c.MADE:
             mailbox[h.FULL] = 0
-            if self._has_room() or not self._make_room():
+            if self._has_room() or not self._loop.more_states():
                 break
             what = (loop.store.ctl, loop.store.packed(), self._batches, mailbox, RING, NEAR)
         mailbox[[h.DEALT, h.TAKEN, h.WHOLE]] = mailbox[h.ADDED]

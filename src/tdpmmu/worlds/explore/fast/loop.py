@@ -6,6 +6,7 @@ the same code, so both find the same states in the same order, with the same cou
 
 from __future__ import annotations
 
+import weakref
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -52,13 +53,15 @@ class CompiledLoop:
     """Goes on with a search that the plain loop began."""
 
     def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
+        # The explorer has the loop, and not the other way round: so the arrays are gone when the
+        # explorer is, and do not wait for a collection of garbage that nobody has a reason to make.
+        self.explorer: Explorer = weakref.proxy(explorer)
         threads = explorer.machine.threads
         ctl = np.zeros(c.FIELDS, np.int64)
         ctl[c.THREADS] = len(threads)
         self.store = self._new_store(ctl)
         self.known = Known(ctl, len(explorer.machine.initial))
-        self.learner = Learner(ctl, explorer)
+        self.learner = Learner(ctl, self.explorer)
         self._lanes = np.array([t for t, one in enumerate(threads) if not one.alone], np.int64)
         self._alone = np.array([t for t, one in enumerate(threads) if one.alone], np.int64)
         self.ended = np.full(len(threads), -1, np.int64)
@@ -68,7 +71,7 @@ class CompiledLoop:
         self._slice = SLICE
         self.crew: Crew | None = None
         if explorer.workers > 1:
-            self.crew = Crew(self, explorer.workers, self._more_states)
+            self.crew = Crew(weakref.proxy(self), explorer.workers)
             self._slice = SHARED_SLICE
             self.store.before_repacking = self.crew.stop
             self.store.threads_at_work = self.known.threads_at_work = explorer.workers
@@ -250,7 +253,7 @@ class CompiledLoop:
         if self.crew is not None:
             self.crew.stop()  # it looks at the arrays as they are
         if code == c.FULL_STATES:
-            return self._more_states(narrow=True) or self._no_memory()
+            return self.more_states(narrow=True) or self._no_memory()
         left = self.memory_left()
         takes, grow = {
             c.FULL_SHARED: (self.known.shared_slots.nbytes, self.known.grow_shared),
@@ -264,7 +267,7 @@ class CompiledLoop:
         self.make_room()
         return True
 
-    def _more_states(self, *, narrow: bool = False) -> bool:
+    def more_states(self, *, narrow: bool = False) -> bool:
         """Make room for states, if there is memory; they may be packed in fewer bytes then."""
         left = self.memory_left()
         if left < self.store.bytes_for(len(self.store) // LEAST_GROWTH):

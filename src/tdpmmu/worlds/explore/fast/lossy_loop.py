@@ -54,8 +54,8 @@ class LossyLoop(loop.CompiledLoop):
             return False
         return super()._grow(code)
 
-    def _more_states(self, *, narrow: bool = False) -> bool:
-        return not self.store.full() and super()._more_states(narrow=narrow)
+    def more_states(self, *, narrow: bool = False) -> bool:
+        return not self.store.full() and super().more_states(narrow=narrow)
 
     def states_of(self, numbers: Sequence[int]) -> list[int]:
         """Packed states, by ascending numbers."""
