@@ -137,6 +137,8 @@ def test_sweep() -> None:
     assert tdpmmu("sweep", "nx-recovery", "--set", "vcpus=0", "--set", "levels=2").returncode == 4
     for words, expected in [
         (["--set", "vcpus"], "--set: expected NAME=VALUE,VALUE,..., not 'vcpus'"),
+        (["--set", "vcpus=1", "--set", "vcpus=2"], "--set vcpus: is there already"),
+        (["--time", "nan"], "--time nan: expected a number that is not negative"),
         (["--engine", "ray"], "'ray' is no engine"),
         (["-k", "5.12,5.99"], "5.99"),
         (["--resume", "/nonexistent/x"], "/nonexistent/x: no such file to resume from"),

@@ -93,6 +93,7 @@ def refused(*args: str) -> str:
         ("--memory 255 --loop compiled", "--memory 255: --loop compiled needs 256 at least"),
         ("--memory 255 --checkpoint x", "--memory 255: --checkpoint needs 256 at least"),
         ("--memory 511 --storage compact", "--memory 511: --storage compact needs 512 at least"),
+        ("--width -5", "--width -5: at least 60"),
         ("--states -3", "--states -3: expected a number that is not negative"),
         ("--every nan", "--every nan: expected seconds that are not negative"),
         ("--mode pct --depth 1000000", "--depth 1000000: expected 1 to 100"),

@@ -175,7 +175,8 @@ def _alive(number: int) -> bool:
     ("engine", "workers", "expected"),
     [
         ("ray", 0, "'ray' is no engine: expected local, processes, dask, or the address"),
-        ("processes", -1, "-1 workers: expected 1 or more, or 0 for all cores"),
+        ("processes", -1, "-1 workers: expected 1 to 1024, or 0 for all cores"),
+        ("processes", 100_000, "100000 workers: expected 1 to 1024, or 0 for all cores"),
         ("nonsense://x", 0, "no Dask scheduler at nonsense://x"),
     ],
 )

@@ -288,6 +288,7 @@ def test_verdicts_exit_codes_and_tokens() -> None:
         (["--mode", "pct", "--switches", "1"], "--switches is of --mode context-bounded"),
         (["--mode", "pct", "--depth", "0"], "--depth 0: expected 1 to 100"),
         (["--mode", "pct", "--runs", "0"], "--runs 0: at least 1"),
+        (["--mode", "pct", "--seed", "-1"], "--seed -1: at least 0"),
         (["--mode", "context-bounded", "--switches", "-1"], "--switches -1: at least 0"),
         (["--mode", "pct", "--workers", "2"], "--workers takes --mode exhaustive, not pct"),
     ],

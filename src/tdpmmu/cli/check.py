@@ -115,19 +115,16 @@ def check(
     Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C.
     """
     from tdpmmu.cli import partly
-    from tdpmmu.cli.memory import check_memory
+    from tdpmmu.cli.limits import budget_of, check_memory, check_width
     from tdpmmu.cli.questions import make_question
     from tdpmmu.cli.searching import open_checkpoint, reductions_of, run
     from tdpmmu.cli.verdicts import exit_code, print_verdict, states_without_reduction, to_json
-    from tdpmmu.worlds.explore.exploration import Budget
     from tdpmmu.worlds.explore.memory import LEAST_COMPILED, LEAST_LOSSY
 
-    for option, number in (("--states", states), ("--time", seconds), ("--memory", memory)):
-        if not number >= 0:  # nor is NaN
-            raise UsageError(f"{option} {number}: expected a number that is not negative")
+    budget = budget_of(states=states, seconds=seconds, memory=memory)
+    check_width(width)
     if not every >= 0:
         raise UsageError(f"--every {every}: expected seconds that are not negative")
-    budget = Budget(states, seconds, memory)
     left_out = reductions_of(reductions, reduce)
     search = partly.search_of(
         mode, {"depth": depth, "runs": runs, "seed": seed, "switches": switches}

@@ -27,18 +27,19 @@ def compare(
 
     Exit codes: 0 equal, 1 different, 2 bad usage, 3 budget ran out.
     """
+    from tdpmmu.cli.limits import budget_of
     from tdpmmu.cli.questions import make_question
     from tdpmmu.worlds.explore.compare import DIFFERENT, EQUAL
     from tdpmmu.worlds.explore.compare import compare as compare_graphs
-    from tdpmmu.worlds.explore.exploration import Budget
     from tdpmmu.worlds.explore.search import explore
 
     parameters = parse_parameters(set_ or [])
+    budget = budget_of(states=states)
     sides = []
     for text in (one, other):
         kernel, *patches = text.split("+")
         question = make_question(scenario, kernel, tuple(patches), parameters, "harm")
-        explorer = explore(question.build().machine, budget=Budget(states=states))
+        explorer = explore(question.build().machine, budget=budget)
         if not explorer.result.exhausted:
             print(f"unknown: {text}: {explorer.result.stopped}")
             raise typer.Exit(3)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tdpmmu.cli.errors import UsageError
+from tdpmmu.cli.limits import check_width
 
 if TYPE_CHECKING:
     from tdpmmu.scenarios.token import Reproduction
-
-NARROWEST = 60
 
 _TOKEN = re.compile(r"tdpmmu\d+-[A-Za-z0-9_-]*")
 _MORE = re.compile(r"[ \t]*\r?\n[ \t>|]*([A-Za-z0-9_-]+)(?=[ \t]*(?:\r?\n|$))")
@@ -114,8 +113,7 @@ def explain(
     from tdpmmu.scenarios.showing import to_lines
     from tdpmmu.scenarios.token import StaleToken, decode, reproduce
 
-    if width < NARROWEST:
-        raise UsageError(f"--width {width}: at least {NARROWEST}")
+    check_width(width)
     files = {
         "--ftrace": (ftrace, write_ftrace),
         "--perfetto": (perfetto, write_perfetto),

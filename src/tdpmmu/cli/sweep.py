@@ -42,9 +42,11 @@ def sweep(
     """
     import json
 
+    from tdpmmu.cli.limits import budget_of
     from tdpmmu.cli.tasks import run_tasks
     from tdpmmu.scenarios.question import BUDGET, EXIT_CODES, HOLDS, VACUOUS, VIOLATED
 
+    budget_of(states=states, seconds=seconds)
     grid = _grid(settings or [])
     tasks = [
         [scenario, name, patch or [], values, properties, states, seconds]
@@ -94,13 +96,16 @@ def _question(task: list[Any]) -> Any:
 def _grid(settings: list[str]) -> list[list[str]]:
     from itertools import product
 
-    axes = []
+    axes: dict[str, list[str]] = {}
     for text in settings:
         name, equals, values = text.partition("=")
         if not equals or not all(values.split(",")):
             raise UsageError(f"--set: expected NAME=VALUE,VALUE,..., not {text!r}")
-        axes.append([f"{name}={value}" for value in values.split(",")])
-    return [list(point) for point in product(*axes)]
+        name = name.replace("-", "_")
+        if name in axes:
+            raise UsageError(f"--set {name}: is there already; expected NAME=VALUE,VALUE,... once")
+        axes[name] = [f"{name}={value}" for value in values.split(",")]
+    return [list(point) for point in product(*axes.values())]
 
 
 def _files(*specs: str) -> list[Path]:

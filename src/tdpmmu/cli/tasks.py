@@ -68,7 +68,7 @@ def run_tasks(
             sys.stderr.flush()
 
     try:
-        with open_executor(engine, workers) as executor:
+        with open_executor(engine, min(workers, len(tasks))) as executor:
             return map_kept(executor, function, tasks, journal, show)
     except JournalError as error:
         raise UsageError(str(error)) from None

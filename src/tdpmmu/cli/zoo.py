@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tdpmmu.cli.errors import UsageError
+from tdpmmu.cli.limits import budget_of, check_width
 from tdpmmu.cli.tasks import Engine, Keep, Resume, Workers, run_tasks
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ def zoo(
     from tdpmmu.scenarios.zoo import entries
     from tdpmmu.scenarios.zoo import entry as find
     from tdpmmu.scenarios.zoo.run import Answer, sides
-    from tdpmmu.worlds.explore.exploration import Budget
 
+    budget = budget_of(seconds=seconds)
+    check_width(width)
     try:
-        chosen = (find(entry),) if entry else entries()
+        chosen = entries() if entry is None else (find(entry),)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if only_list:
@@ -49,7 +51,7 @@ def zoo(
     if explain:
         if entry is None:
             raise UsageError("--explain: name one entry, as in: tdpmmu zoo z6 --explain")
-        raise typer.Exit(_explain(entry, Budget(0, seconds, 0), width))
+        raise typer.Exit(_explain(entry, budget, width))
     tasks = [[one.id, side, seconds] for one in chosen for side in sides(one.id)]
     found = run_tasks(
         _ask,

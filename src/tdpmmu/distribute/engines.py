@@ -9,6 +9,9 @@ ENGINES = (LOCAL, PROCESSES, DASK)
 
 EXPECTED = "local, processes, dask, or the address of a Dask scheduler, as tcp://host:8786"
 
+MOST_WORKERS = 1024
+"""All of them begin at once, as processes of one machine."""
+
 
 def require_engine(engine: str) -> None:
     """DistributeError if there is no engine of that name."""
@@ -23,8 +26,10 @@ def open_executor(engine: str = PROCESSES, workers: int = 0) -> Executor:
     address of a running Dask scheduler.  ``workers``: 0 is one for each core; a running cluster has
     the workers that it has.  DistributeError if it is not to be had.
     """
-    if workers < 0:
-        raise DistributeError(f"{workers} workers: expected 1 or more, or 0 for all cores")
+    if not 0 <= workers <= MOST_WORKERS:
+        raise DistributeError(
+            f"{workers} workers: expected 1 to {MOST_WORKERS}, or 0 for all cores"
+        )
     if engine == LOCAL:
         from tdpmmu.distribute.local import LocalExecutor
 

@@ -113,7 +113,11 @@ class NxRecovery:
                 raise ValueError(f"--{option} {value}: at least {least}")
         if self.roots not in (1, 2):
             raise ValueError(f"--roots {self.roots}: 1 or 2 (address spaces 0 and SMM's 1)")
-        for option, value, most in (("vcpus", self.vcpus, 4), ("faults", self.faults, 100)):
+        for option, value, most in (
+            ("vcpus", self.vcpus, 4),
+            ("gfns", self.gfns, 64),
+            ("faults", self.faults, 100),
+        ):
             if value > most:
                 raise ValueError(f"--{option} {value}: at most {most}")
         for option, value in (("nx-pages", self.nx_pages), ("legacy", self.legacy)):

@@ -25,6 +25,8 @@ def random_runs(depth: int, runs: int, seed: int) -> Search:
         raise ValueError(f"--depth {depth}: expected 1 to {DEEPEST}")
     if runs < 1:
         raise ValueError(f"--runs {runs}: at least 1")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: at least 0")
     return partial(pct, depth=depth, runs=runs, seed=seed)
 
 

@@ -85,8 +85,8 @@ def check_slots(slots: Sequence[Memslot], max_gfn: int) -> None:
         what = f"slot {slot.base_gfn}-{slot.end - 1}"
         if slot.end > max_gfn:
             raise ValueError(f"{what}: the last gfn is {max_gfn - 1}")
-        if slot.hva + slot.npages > max_gfn:
-            raise ValueError(f"{what}: the last host page is {max_gfn - 1}")
+        if slot.hva < 0 or slot.hva + slot.npages > max_gfn:
+            raise ValueError(f"{what}: the host pages are 0 to {max_gfn - 1}")
         before = tuple(one for one in slots[:number] if one.as_id == slot.as_id)
         if Memslots(0, before).overlap(slot):
             raise ValueError(f"{what} overlaps another")

@@ -181,6 +181,8 @@ def parse_slot(text: str) -> Memslot:
     end = integer(last, "gfn") if dash else start
     if end < start:
         raise ValueError(f"slot {text!r}: the last gfn comes before the first")
+    if as_id not in (0, 1):
+        raise ValueError(f"slot {text!r}: the address spaces are 0 and 1")
     slot = Memslot(start, end - start + 1, as_id, integer(hva, "host page") if at else start)
     for flag in flags:
         if flag not in ("log", "ro"):
