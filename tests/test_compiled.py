@@ -25,6 +25,7 @@ from tdpmmu.worlds.explore.storage import COMPACT, Storage
 pytest.importorskip("numba")
 
 from tdpmmu.worlds.explore.fast import control, handover, kernels, loop, on_cycles, store
+from tdpmmu.worlds.explore.fast.arrays import Search
 from tdpmmu.worlds.explore.fast.fairness import MOVERS
 from tdpmmu.worlds.explore.fast.known import Known
 from tdpmmu.worlds.explore.fast.learner import Learner
@@ -377,8 +378,9 @@ def test_a_broken_set_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What these tests rest on: a loop that loses states does not pass."""
     real = kernels.advance
 
-    def forgetful(ctl: Any, *rest: Any) -> int:
-        code: int = real(ctl, *rest)
+    def forgetful(search: Search, *rest: Any) -> int:
+        code: int = real(search, *rest)
+        ctl = search.ctl
         if code == control.DONE and ctl[control.COUNT] > 20:
             ctl[control.COUNT] -= 1
         return code

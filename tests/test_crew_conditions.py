@@ -52,12 +52,12 @@ def far_ahead(patch: Patch, plainly: Plainly) -> None:
         others[:] = self._lookings
 
     def led(*arguments: Any) -> int:
-        *common, _, batches, mailbox, ring, near, size, end = arguments
-        h.deal(mailbox, batches, ring, size, end)
+        search, _, batches, mailbox, size, end = arguments
+        h.deal(mailbox, batches, size, end)
         for looking in others:
             while not mailbox[h.FULL] and (
-                h._add_next(*common[:2], batches, mailbox, ring, near)
-                or h._look_ahead(*common, looking, batches, mailbox, ring)
+                h._add_next(search.ctl, search.packed, batches, mailbox)
+                or h._look_ahead(search, looking, batches, mailbox)
             ):
                 pass
         code: int = lead(*arguments)
@@ -102,9 +102,9 @@ def fails(patch: Patch, tmp_path: Path) -> None:
     lead = h.lead
 
     def failing(*arguments: Any) -> int:
-        *common, looking, batches, mailbox, ring, _, size, end = arguments
-        h.deal(mailbox, batches, ring, size, end)
-        h._look_ahead(*common, looking, batches, mailbox, ring)
+        search, looking, batches, mailbox, size, end = arguments
+        h.deal(mailbox, batches, size, end)
+        h._look_ahead(search, looking, batches, mailbox)
         stages = batches.about[h.STAGE :: h.ABOUT].tolist()
         if mailbox[h.TAKEN] < mailbox[h.DEALT] and h.SEEN not in stages:
             raise MemoryError

@@ -38,7 +38,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "AT_ONCE", 8)
     monkeypatch.setattr(crew, "RING", 3)
     monkeypatch.setattr(crew, "MANY", 0)
-    monkeypatch.setattr(crew, "NEAR", 0)
     monkeypatch.setattr(loop, "SHARED_SLICE", 100)
     monkeypatch.setattr(loop, "SLICE", 100)
 

@@ -20,8 +20,8 @@ config: Any = numba.config
 
 FILES = (
     *("compiling.py", "control.py", "intrinsics.py", "facts.py", "learnt.py", "segments.py"),
-    *("compose.py", "states.py", "lossy.py", "batches.py", "kernels.py", "helping.py", "cycles.py"),
-    "../turn.py",
+    *("compose.py", "packing.py", "arrays.py", "states.py", "lossy.py", "batches.py"),
+    *("choosing.py", "kernels.py", "helping.py", "cycles.py", "../turn.py", "../storage.py"),
 )
 
 

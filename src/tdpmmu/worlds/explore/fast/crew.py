@@ -25,7 +25,6 @@ from tdpmmu.worlds.explore.fast.batches import (
     forget,
     new_batches,
 )
-from tdpmmu.worlds.explore.fast.kernels import NEAR
 from tdpmmu.worlds.explore.fast.store import MANY
 
 if TYPE_CHECKING:
@@ -84,14 +83,13 @@ class Crew:
         return bool(self._mailbox[h.ADDED] < self._mailbox[h.DEALT])
 
     def _wide(self, limit: int) -> bool:
-        """Whether the rest of this level is worth the while of several, and no budget ends near.
+        """Whether the rest of this level is worth the while of several.
 
-        Nor while few states take more room than many will.
+        It is not while few states take more room than many will.
         """
         store = self._loop.store
         left = min(limit, int(store.ctl[c.LEVEL_ENDS])) - int(store.ctl[c.CURRENT])
-        near = int(store.ctl[c.COUNT]) + NEAR > store.ctl[c.STATES]
-        return left >= AT_ONCE and not near and store.capacity > MANY
+        return left >= AT_ONCE and store.capacity > MANY
 
     def _alone(self, limit: int) -> int:
         ctl = self._loop.store.ctl
@@ -108,8 +106,7 @@ class Crew:
             mailbox[h.UPTO] = loop.store.ctl[c.CURRENT]
         if not self._threads:
             self._start()
-        to = (loop.looking, self._batches, mailbox, RING, NEAR)
-        code: int = h.lead(*loop.arguments(), *to, AT_ONCE, end)
+        code: int = h.lead(loop.search(), loop.looking, self._batches, mailbox, AT_ONCE, end)
         if code != c.FULL_STATES:
             return code
         self._end()
@@ -133,7 +130,7 @@ class Crew:
         if self._fields is not loop.store.fields:  # all was added before states were packed anew
             self._begin()
         for looking in self._lookings:
-            arguments = (*loop.arguments(), looking, self._batches, self._mailbox, RING, NEAR)
+            arguments = (loop.search(), looking, self._batches, self._mailbox)
             thread = Thread(target=self._help, args=arguments, name="helper", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -161,12 +158,10 @@ class Crew:
         if not self._under_way():
             return
         loop, mailbox = self._loop, self._mailbox
-        what = (loop.store.ctl, loop.store.packed(), self._batches, mailbox, RING, NEAR)
-        while h.add_rest(*what) != c.MADE:
+        while h.add_rest(loop.search(), self._batches, mailbox) != c.MADE:
             mailbox[h.FULL] = 0
             if self._has_room() or not self._loop.more_states():
                 break
-            what = (loop.store.ctl, loop.store.packed(), self._batches, mailbox, RING, NEAR)
         mailbox[[h.DEALT, h.TAKEN, h.WHOLE]] = mailbox[h.ADDED]
         mailbox[h.FULL] = 0
         for looking in (loop.looking, *self._lookings):

@@ -33,6 +33,7 @@ from tdpmmu.worlds.explore.fast.control import (
     CURRENT,
     FULL_STATES,
     MADE,
+    NO_LIMIT,
     ROOM,
     STATES,
 )
@@ -68,6 +69,12 @@ def _rest(looks):
 
 
 @inlined
+def _ring(batches):
+    """How many batches there is room for."""
+    return batches.about.shape[0] // ABOUT
+
+
+@inlined
 def _stage(batches, which):
     return look(batches.about, which * ABOUT + STAGE)
 
@@ -85,8 +92,9 @@ def post(mailbox, field, value):
 
 
 @compiled
-def deal(mailbox, batches, ring, size, end):
+def deal(mailbox, batches, size, end):
     """Deal out the states before ``end``, as far as there is room for batches."""
+    ring = _ring(batches)
     dealt = mailbox[DEALT]
     while mailbox[UPTO] < end and dealt < look(mailbox, ADDED) + ring:
         of = dealt % ring * ABOUT
@@ -111,29 +119,27 @@ def _taken(mailbox):
 
 
 @compiled
-def _look_ahead(
-    ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches, mailbox, ring
-):
+def _look_ahead(search, looking, batches, mailbox):
     """Look at the next batch, for what is in the table: whether there was one."""
     taken = _taken(mailbox)
     if taken < 0:
         return False
-    which = taken % ring
+    which = taken % _ring(batches)
     about, of = batches.about, which * ABOUT
     first, end = about[of + FIRST], about[of + FIRST] + about[of + SIZE]
-    find(
-        ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches,
-        which, first, end, False,
-    )  # fmt: skip
+    find(search, looking, batches, which, first, end, NO_LIMIT, False)
     tell(about, of + STAGE, SEEN if about[of + MISSED] else READY)
     return True
 
 
 @compiled
-def _add_next(ctl, packed, batches, mailbox, ring, near):
-    """Add the next batch, if it is ready and nobody else is at it: whether that was done."""
+def _add_next(ctl, packed, batches, mailbox):
+    """Add the next batch, if it is ready and nobody else is at it: whether that was done.
+
+    A batch is added if all of it would be if one thread searched alone.
+    """
     added = look(mailbox, ADDED)
-    which = added % ring
+    which = added % _ring(batches)
     if added == look(mailbox, DEALT) or _stage(batches, which) != READY:
         return False
     if not swap(mailbox, ADDING, 0, 1):
@@ -141,7 +147,7 @@ def _add_next(ctl, packed, batches, mailbox, ring, near):
     done = look(mailbox, ADDED) == added
     if done:
         count = ctl[COUNT] + _turns(batches, which)
-        if count > ctl[ROOM] or count + near > ctl[STATES]:
+        if count > ctl[ROOM] or count > ctl[STATES]:
             tell(mailbox, FULL, 1)
             done = False
         else:
@@ -152,14 +158,12 @@ def _add_next(ctl, packed, batches, mailbox, ring, near):
 
 
 @compiled
-def help_out(
-    ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches, mailbox, ring, near
-):
+def help_out(search, looking, batches, mailbox):
     """Look ahead and add, until it is over or there is no room."""
     looks = 0
     while not look(mailbox, OVER) and not look(mailbox, FULL):
-        if _add_next(ctl, packed, batches, mailbox, ring, near) or _look_ahead(
-            ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches, mailbox, ring
+        if _add_next(search.ctl, search.packed, batches, mailbox) or _look_ahead(
+            search, looking, batches, mailbox
         ):
             looks = 0
         else:
@@ -167,17 +171,15 @@ def help_out(
 
 
 @compiled
-def lead(
-    ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches, mailbox, ring, near,
-    size, end,
-):  # fmt: skip
+def lead(search, looking, batches, mailbox, size, end):
     """Have all states before ``end`` looked at and what they lead to added, and help with it.
 
     The code is ``MADE``, ``FULL_STATES``, or what stands in the way of filling the table.
     """
+    ctl, ring = search.ctl, _ring(batches)
     looks = 0
     while not look(mailbox, FULL):
-        deal(mailbox, batches, ring, size, end)
+        deal(mailbox, batches, size, end)
         added, dealt = look(mailbox, ADDED), mailbox[DEALT]
         whole = max(mailbox[WHOLE], added)
         while whole < dealt and _stage(batches, whole % ring) == READY:
@@ -186,19 +188,16 @@ def lead(
         which = whole % ring
         if whole < dealt and _stage(batches, which) == SEEN:
             # Nothing may be filled in for states to which the budget does not reach.
-            most = ctl[STATES] - near - ctl[COUNT]
+            most = ctl[STATES] - ctl[COUNT]
             for batch in range(added, whole):
                 most -= _turns(batches, batch % ring)
-            code = complete(
-                ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches,
-                which, most,
-            )  # fmt: skip
+            code = complete(search, looking, batches, which, most)
             if code != MADE:
                 return code
             tell(batches.about, which * ABOUT + STAGE, READY)
-        elif not _look_ahead(
-            ctl, packed, table, learnt, work, lanes, alone, ended, looking, batches, mailbox, ring
-        ) and not _add_next(ctl, packed, batches, mailbox, ring, near):
+        elif not _look_ahead(search, looking, batches, mailbox) and not _add_next(
+            ctl, search.packed, batches, mailbox
+        ):
             if added == dealt and mailbox[UPTO] == end:
                 ctl[CURRENT] = end
                 return MADE
@@ -209,9 +208,10 @@ def lead(
 
 
 @compiled
-def _cut(ctl, batches, mailbox, ring):
+def _cut(ctl, batches, mailbox):
     """Throw away what comes behind the first state that is not dealt with."""
     about = batches.about
+    ring = _ring(batches)
     batch = mailbox[ADDED]
     while batch < mailbox[DEALT]:
         which = batch % ring
@@ -227,16 +227,17 @@ def _cut(ctl, batches, mailbox, ring):
 
 
 @compiled
-def add_rest(ctl, packed, batches, mailbox, ring, near):
+def add_rest(search, batches, mailbox):
     """Add what is whole, when nobody else is at work, and throw away the rest.
 
-    ``CURRENT`` is the first state that is not dealt with.  If there is no room, or a budget ends
-    near, that is the first one of a batch, and the code ``FULL_STATES``.
+    ``CURRENT`` is the first state that is not dealt with.  If there is no room, or a budget may
+    end in it, that is the first one of a batch, and the code ``FULL_STATES``.
     """
-    _cut(ctl, batches, mailbox, ring)
+    ctl = search.ctl
+    _cut(ctl, batches, mailbox)
     while mailbox[ADDED] < mailbox[DEALT]:
-        if not _add_next(ctl, packed, batches, mailbox, ring, near):
-            ctl[CURRENT] = batches.about[mailbox[ADDED] % ring * ABOUT + FIRST]
+        if not _add_next(ctl, search.packed, batches, mailbox):
+            ctl[CURRENT] = batches.about[mailbox[ADDED] % _ring(batches) * ABOUT + FIRST]
             return FULL_STATES
     ctl[CURRENT] = mailbox[UPTO]
     return MADE

@@ -17,6 +17,7 @@ from tdpmmu.worlds.explore.chunks import Shared
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast import kernels as k
 from tdpmmu.worlds.explore.fast import on_cycles
+from tdpmmu.worlds.explore.fast.arrays import Search
 from tdpmmu.worlds.explore.fast.batches import Looking, forget, new_batches, new_looking
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.crew import SLICE as SHARED_SLICE
@@ -99,14 +100,14 @@ class CompiledLoop:
     def advance_alone(self) -> int:
         """Search on in this thread, until something comes up."""
         looking = self.looking
-        code: int = k.advance(*self.arguments(), looking, self._batches)
+        code: int = k.advance(self.search(), looking, self._batches)
         if code == c.FULL_STATES:
             forget(looking)  # what was made last has not been added
         return code
 
-    def arguments(self) -> tuple[object, ...]:
-        """What compiled code that looks at states has in common."""
-        return (
+    def search(self) -> Search:
+        """The arrays as they are now, for compiled code."""
+        return Search(
             self.store.ctl,
             self.store.packed(),
             self.known.table(),
