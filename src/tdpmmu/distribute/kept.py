@@ -17,6 +17,15 @@ class KeptError(Exception):
     """The file cannot be written, or is not what it should be: one line that says so."""
 
 
+FAILURES = (sqlite3.Error, UnicodeError)
+"""What SQLite raises; what it says of a damaged file may itself be no text."""
+
+
+def line_of(error: Exception) -> str:
+    """What one of them says, whatever is quoted in it."""
+    return " ".join(str(error).split())[:200]
+
+
 class KeptFile(ABC):
     """A file that is made (or, to ``resume``, gone on with) for what ``identity`` says."""
 
@@ -39,7 +48,7 @@ class KeptFile(ABC):
             there = path.stat()
             self._file = there.st_dev, there.st_ino
         except (sqlite3.Error, OSError) as error:
-            raise self.error(f"{path}: cannot be written: {error}") from None
+            raise self.error(f"{path}: cannot be written: {line_of(error)}") from None
         try:
             self._begin(identity, resume)
         except BaseException:
@@ -66,11 +75,11 @@ class KeptFile(ABC):
             else:  # resumed: it was killed before anything was written
                 self._create(identity)
             db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except FAILURES as error:
             what = f"not {self.kind}, or damaged" if resume else "cannot be written"
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 what = f"another process keeps {self.keeps} in it"
-            raise self.error(f"{self.path}: {what}: {error}") from None
+            raise self.error(f"{self.path}: {what}: {line_of(error)}") from None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -82,9 +91,10 @@ class KeptFile(ABC):
             yield db
             db.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise self.error(f"{self.path}: not written: {error}; {self.whole}") from None
-        except sqlite3.Error as error:
-            raise self.error(f"{self.path}: damaged: {error}") from None
+            told = line_of(error)
+            raise self.error(f"{self.path}: not written: {told}; {self.whole}") from None
+        except FAILURES as error:
+            raise self.error(f"{self.path}: damaged: {line_of(error)}") from None
         finally:  # Ctrl-C comes here, too
             if db.in_transaction:
                 db.execute("ROLLBACK")

@@ -8,7 +8,6 @@ from a journal of the questions that were put to their code; the answers must be
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tdpmmu.distribute.kept import KeptError, KeptFile
+from tdpmmu.distribute.kept import FAILURES, KeptError, KeptFile, line_of
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.packing import Fields
@@ -186,8 +185,8 @@ class Checkpoint(KeptFile):
         """Fill a loop that has not begun with what was saved."""
         try:
             self._restore(loop)
-        except sqlite3.Error as error:
-            raise CheckpointError(f"{self.path}: damaged: {error}") from None
+        except FAILURES as error:
+            raise CheckpointError(f"{self.path}: damaged: {line_of(error)}") from None
 
     def _restore(self, loop: CompiledLoop) -> None:
         ctl = loop.store.ctl
