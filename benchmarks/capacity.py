@@ -1,7 +1,7 @@
 """How many states fit, and in what time: writes docs/performance-storage.md.
 
-    python benchmarks/capacity.py               ten minutes and 8,000 MiB for each storage
-    python benchmarks/capacity.py --time 60     a shorter look
+    python benchmarks/capacity.py               half an hour and 16,000 MiB for each storage
+    python benchmarks/capacity.py exact --workers 1 --time 60     a shorter look
 
 The question is the largest one of benchmarks/performance.py, which no budget here exhausts.  Each
 search is a process of its own, whose largest resident memory is what the kernel says it was.
@@ -29,7 +29,7 @@ TEXT = """\
 # What fits
 
 Written by `python benchmarks/capacity.py`; do not edit. One search for each storage, of at most
-{seconds:,} s and {memory:,} MiB (`--time`, `--memory`), one process, on {machine}, CPython
+{seconds:,} s and {memory:,} MiB (`--time`, `--memory`), {workers} threads, on {machine}, CPython
 {python}, numba {numba}, load average {load} before and after. The question:
 
     tdpmmu check nx-recovery {question}
@@ -62,15 +62,18 @@ def search(*more: str) -> tuple[dict[str, Any], float, float]:
 def main() -> None:
     """Search, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--time", type=int, default=600)
-    parser.add_argument("--memory", type=int, default=8000)
+    parser.add_argument("storages", nargs="*", metavar="STORAGE", help=", ".join(STORAGES))
+    parser.add_argument("--time", type=int, default=1800)
+    parser.add_argument("--memory", type=int, default=16000)
+    parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     search("--states", "5000")  # what is compiled is kept, and takes memory only once
     _, least, _ = search("--states", "5000")
     rows, verdicts = "", ""
-    for storage in STORAGES:
-        limits = ["--time", str(arguments.time), "--memory", str(arguments.memory)]
+    limits = ["--time", str(arguments.time), "--memory", str(arguments.memory)]
+    limits += ["--workers", str(arguments.workers)]
+    for storage in arguments.storages or STORAGES:
         found, most, cpu = search("--storage", storage, *limits)
         each = (most - least) * 2**20 / found["states"]
         rows += (
@@ -83,6 +86,7 @@ def main() -> None:
         text = TEXT.format(
             seconds=arguments.time,
             memory=arguments.memory,
+            workers=arguments.workers,
             machine=f"{platform.machine()} {platform.system()}",
             python=platform.python_version(),
             numba=version("numba"),
