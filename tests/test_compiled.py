@@ -24,7 +24,7 @@ from tdpmmu.worlds.explore.storage import COMPACT, Storage
 
 pytest.importorskip("numba")
 
-from tdpmmu.worlds.explore.fast import control, handover, kernels, loop, on_cycles, store
+from tdpmmu.worlds.explore.fast import control, handover, kept, kernels, loop, on_cycles, store
 from tdpmmu.worlds.explore.fast.arrays import Search
 from tdpmmu.worlds.explore.fast.fairness import MOVERS
 from tdpmmu.worlds.explore.fast.known import Known
@@ -220,6 +220,7 @@ def test_tokens(name: str) -> None:
 def test_going_on_in_the_middle(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain loop begins, and the compiled one goes on, at whichever state."""
     monkeypatch.setattr(search, "MANY", after)
+    monkeypatch.setattr(kept, "KEPT", True)
     monkeypatch.setattr(engine, "LOOK_EVERY", 64)
     monkeypatch.setattr(loop, "SLICE", 100)
     machine = question("z1", FIXED).build
@@ -364,11 +365,22 @@ def test_cycles_are_looked_for_only_within_the_budget_of_memory(
     assert found.sentence().endswith("no memory is left to look for cycles without progress")
 
 
+def test_a_short_search_is_no_reason_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LOOK_EVERY", 1)
+    monkeypatch.setattr(search, "MANY", 10)
+    monkeypatch.setattr(search, "MANY_TO_COMPILE", 100)
+    for there in (True, False):
+        monkeypatch.setattr(kept, "KEPT", there)
+        for states, compiles in ((50, there), (200, True)):
+            found = explore(mutex_incr(3, 2), reduce=False, budget=Budget(states=states))
+            assert (found.compiled is not None) is compiles
+
+
 def test_that_it_compiles_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    for kept in (True, False):
+    for there in (True, False):
         assert "compiling, once" not in said
-        monkeypatch.setattr(handover, "KEPT", kept)
+        monkeypatch.setattr(handover, "KEPT", there)
         found = explore(incr(3, 2), loop=COMPILED, progress=lambda one: said.append(one.doing))
         assert found.doing == ""
     assert "compiling, once" in said

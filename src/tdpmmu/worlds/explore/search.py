@@ -22,6 +22,9 @@ LOOPS = AUTO, PLAIN, COMPILED = "auto", "plain", "compiled"
 MANY = 1 << 12
 """States from which on compiled code is worth the time that it takes to load."""
 
+MANY_TO_COMPILE = 1 << 16
+"""The same where it has to be compiled first, which takes half a minute, once."""
+
 MOST_WORKERS = 8
 """Threads that can be of use: states are looked at by all of them, but added by one at a time."""
 
@@ -29,6 +32,16 @@ MOST_WORKERS = 8
 def can_compile() -> bool:
     """Whether the extra ``fast`` is installed."""
     return find_spec("numba") is not None
+
+
+def _worth_it(budget: Budget, workers: int) -> int | None:
+    """After how many states to go on in compiled code; None for never."""
+    if not can_compile() or 0 < budget.memory < LEAST_COMPILED:
+        return None
+    from tdpmmu.worlds.explore.fast.kept import KEPT
+
+    # Compiling takes memory, too: soon, or there may be none left for it.
+    return MANY if KEPT or budget.memory or workers > 1 else MANY_TO_COMPILE
 
 
 def explore(
@@ -53,10 +66,8 @@ def explore(
     """
     from tdpmmu.worlds.explore.urgency import check_urgency
 
-    compile_after = {PLAIN: None, COMPILED: 0}.get(loop, MANY if can_compile() else None)
+    compile_after = {PLAIN: None, COMPILED: 0}.get(loop, _worth_it(budget or Budget(), workers))
     mistrusted: list[str] = []
-    if loop == AUTO and budget is not None and 0 < budget.memory < LEAST_COMPILED:
-        compile_after = None
     if storage is not None:
         compile_after = 0
     if keeper is not None:

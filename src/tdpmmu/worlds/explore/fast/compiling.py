@@ -2,42 +2,20 @@
 
 numba keeps what it compiled until the function's own file changes, but not if another file does
 whose functions were compiled into it.  So the kept code is put into a directory that is named after
-all of these files.
+all of these files (:mod:`~tdpmmu.worlds.explore.fast.kept`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
 from numba import njit
 
+from tdpmmu.worlds.explore.fast.kept import DIRECTORY
+
 config: Any = numba.config
-
-FILES = (
-    *("compiling.py", "control.py", "intrinsics.py", "facts.py", "learnt.py", "segments.py"),
-    *("compose.py", "packing.py", "arrays.py", "states.py", "lossy.py", "batches.py"),
-    *("choosing.py", "kernels.py", "helping.py", "cycles.py", "../turn.py", "../storage.py"),
-)
-
-
-def _directory() -> str:
-    digest = hashlib.sha256()
-    for name in FILES:
-        digest.update((Path(__file__).parent / name).read_bytes())
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    base = config.CACHE_DIR or os.path.join(os.path.expanduser(home), "tdpmmu")
-    return os.path.join(base, f"compiled-{digest.hexdigest()[:16]}")
-
-
-_DIRECTORY = _directory()
-
-KEPT = os.path.isdir(_DIRECTORY)
-"""Whether there is something from an earlier process."""
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -62,7 +40,7 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
     before = config.CACHE_DIR
-    config.CACHE_DIR = _DIRECTORY
+    config.CACHE_DIR = DIRECTORY
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # no place for it

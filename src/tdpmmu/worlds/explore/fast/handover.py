@@ -8,7 +8,7 @@ import numpy as np
 
 from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.fast import control as c
-from tdpmmu.worlds.explore.fast.compiling import KEPT
+from tdpmmu.worlds.explore.fast.kept import KEPT
 from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 from tdpmmu.worlds.explore.fast.lossy_loop import LossyLoop
 
