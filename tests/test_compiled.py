@@ -374,6 +374,9 @@ def test_a_short_search_is_no_reason_to_compile(monkeypatch: pytest.MonkeyPatch)
         for states, compiles in ((50, there), (200, True)):
             found = explore(mutex_incr(3, 2), reduce=False, budget=Budget(states=states))
             assert (found.compiled is not None) is compiles
+        for seconds, compiles in ((59, there), (61, True)):
+            found = explore(incr(3, 2), reduce=False, budget=Budget(seconds=seconds))
+            assert (found.compiled is not None) is compiles
 
 
 def test_that_it_compiles_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,9 @@ MANY = 1 << 12
 MANY_TO_COMPILE = 1 << 16
 """The same where it has to be compiled first, which takes half a minute, once."""
 
+LEAST_TO_COMPILE = 60
+"""Seconds of a budget that leave something for the search after that."""
+
 MOST_WORKERS = 8
 """Threads that can be of use: states are looked at by all of them, but added by one at a time."""
 
@@ -40,6 +43,8 @@ def _worth_it(budget: Budget, workers: int) -> int | None:
         return None
     from tdpmmu.worlds.explore.fast.kept import KEPT
 
+    if not KEPT and 0 < budget.seconds < LEAST_TO_COMPILE:
+        return None
     # Compiling takes memory, too: soon, or there may be none left for it.
     return MANY if KEPT or budget.memory or workers > 1 else MANY_TO_COMPILE
 
