@@ -248,8 +248,8 @@ def test_damaged_and_other_files(tmp_path: Path) -> None:
             db.execute(sql)
         with pytest.raises(JournalError, match=f"damaged: the result of task {task}"):
             Journal(path, "x", resume=True)
-    for text in (b"\xa6" * 12, b"\n" * 12):
-        path.write_bytes(whole.replace(b"CREATE TABLE", text))
+    for text in (b"table\xa6esultsresults", b"table\nesultsresults"):
+        path.write_bytes(whole.replace(b"tableresultsresults", text))
         with pytest.raises(JournalError, match=r"not a journal, or damaged") as found:
             Journal(path, "x", resume=True)
         assert "\n" not in str(found.value)
