@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
+from itertools import permutations
 
 import pytest
 from toys import CHOICES, bounce, incr, make_machine, random_program, spin
@@ -20,8 +21,9 @@ from tdpmmu.scenarios.question import BUDGET, VIOLATED, ask
 from tdpmmu.scenarios.zoo.run import BUG, FIXED, question
 from tdpmmu.worlds.explore.exploration import INTERRUPTED, Budget
 from tdpmmu.worlds.explore.partly.bounded import context_bounded
-from tdpmmu.worlds.explore.partly.pct import guarantee, pct
+from tdpmmu.worlds.explore.partly.pct import _Runs, guarantee, pct
 from tdpmmu.worlds.explore.partly.situations import (
+    Findings,
     Outcome,
     PartialExploration,
     Search,
@@ -182,6 +184,48 @@ def one_run(machine: Machine, seed: int) -> PartialExploration:
     """One run of depth 2, after the pilots, which have depth 1 and cannot find it."""
     assert violated(randomly(machine, 1, 50, seed)) == set()
     return randomly(machine, 2, 1, seed)
+
+
+class Loaded:
+    """Dice that fall as they are told, and say how probable that was."""
+
+    def __init__(self, order: list[int], moment: int, picks: tuple[int, ...]) -> None:
+        self.order, self.moment, self.picks = order, moment, picks
+        self.sizes: list[int] = []
+
+    def shuffle(self, threads: list[int]) -> None:
+        threads[:] = self.order
+
+    def randint(self, least: int, most: int) -> int:
+        assert least <= self.moment <= most
+        return self.moment
+
+    def choice(self, outcomes: list[Outcome]) -> Outcome:
+        at = len(self.sizes)
+        self.sizes.append(len(outcomes))
+        return outcomes[self.picks[at] if at < len(self.picks) else 0]
+
+
+def test_the_chance_of_a_run_is_what_is_promised() -> None:
+    """Added up over all that a run of depth 2 can draw; one in two is a choice of the threads."""
+    graph = Situations(question("z36", BUG).build().machine)
+    turns = randomly(question("z36", BUG).build().machine, 2, 200).bound["turns"]
+    threads = [*graph.regular]
+    chance = 0.0
+    for order in permutations(threads):
+        for moment in range(1, turns + 1):
+            todo: list[tuple[int, ...]] = [()]
+            while todo:
+                dice = Loaded([*order], moment, todo.pop())
+                findings = Findings(PartialExploration())
+                run = _Runs(graph, 2, dice, findings, longest=turns)  # type: ignore[arg-type]
+                run.one(1)
+                for at in range(len(dice.picks), len(dice.sizes)):
+                    known = (*dice.picks, *(0,) * (at - len(dice.picks)))
+                    todo += [(*known, other) for other in range(1, dice.sizes[at])]
+                if "leftover" in violated(findings.result):
+                    chance += 1 / (math.factorial(len(threads)) * turns * math.prod(dice.sizes))
+    assert chance == pytest.approx(guarantee(len(threads), turns, 2) / 2)
 
 
 @pytest.mark.parametrize(("entry", "depth", "seed"), [("z36", 2, 0), ("z10", 3, 1), ("z2", 3, 0)])
