@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tdpmmu.worlds.explore.search import PLAIN, explore
 
 pytest.importorskip("numba")
 
+import numpy as np
 from test_compiled import same
 
 from tdpmmu.worlds.explore.fast import checkpoint as module
@@ -285,6 +287,17 @@ def test_ctrl_c_in_the_middle_of_a_question(
     again = Checkpoint(tmp_path / "x", "x", resume=True)
     assert again.state["control"]
     same(explore(build().machine, loop=PLAIN), explore(build().machine, keeper=again))
+
+
+def test_writing_takes_little_memory(tmp_path: Path) -> None:
+    keeper = Checkpoint(tmp_path / "x", "x", resume=False)
+    words = np.zeros(1 << 22, np.int64)
+    tracemalloc.start()
+    keeper._transaction({}, {"pool": words, "journal": words[:1000]}, [])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    keeper.close()
+    assert most < loop.WRITING // 2
 
 
 def test_what_is_half_known_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

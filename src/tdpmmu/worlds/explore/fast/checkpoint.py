@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 
 FORMAT = 5
-PIECE = 1 << 22
-"""Words in one row of the data base."""
+PIECE = 1 << 18
+"""Words in one row of the data base: few enough that their copies are nothing beside a search."""
 
 KEPT = (c.CURRENT, c.COUNT, c.TRANSITIONS, c.DEPTH, c.LEVEL_ENDS, c.ENTRIES)
 """Fields of the control block that are kept."""
@@ -138,7 +138,7 @@ class Checkpoint(KeptFile):
                 db.execute("DELETE FROM words WHERE name = ?", (name,))
             for name, words in arrays.items():
                 for start in range(saved.get(name, 0), len(words), PIECE):
-                    data = words[start : start + PIECE].astype(WORDS[name]).tobytes()
+                    data = words[start : start + PIECE].astype(WORDS[name], copy=False).tobytes()
                     db.execute(
                         "INSERT INTO words VALUES (?, ?, ?, ?)",
                         (name, start, data, zlib.crc32(data)),

@@ -41,6 +41,9 @@ ASKS = (c.ASK, c.MISSED_OPERATION, c.MISSED_ORDER)
 SPARE = 8 << 20
 """Bytes of a budget of memory that are taken between two looks at it, at most."""
 
+WRITING = 12 << 20
+"""Bytes that it takes to write a checkpoint, at most."""
+
 NO_END = 1 << 62
 
 LEAST_GROWTH = 64
@@ -285,6 +288,8 @@ class CompiledLoop:
         if not memory:
             return NO_END
         spare = SPARE + len(self.store) - self.store.given_back
+        if self.explorer.keeper is not None:
+            spare += WRITING
         return (memory << 20) - most_resident() - spare
 
     def _no_memory(self) -> bool:
