@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdpmmu.distribute.engines import open_executor
-from tdpmmu.distribute.executor import DistributeError, Executor
+from tdpmmu.distribute.executor import DistributeError, Executor, PoolExecutor
 from tdpmmu.worlds.explore.fast.patience import Patience
 
 
@@ -108,6 +109,21 @@ def test_all_workers_work() -> None:
         found = set(executor.map_unordered(pid, range(12)))
     assert len(found) == 2
     assert os.getpid() not in found
+
+
+class Gone(ThreadPoolExecutor):
+    """What is left of a cluster whose scheduler was killed."""
+
+    def submit(self, *_: object, **__: object) -> Future[int]:  # type: ignore[override]
+        future: Future[int] = Future()
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def test_a_scheduler_that_is_killed_is_an_error_of_one_line() -> None:
+    with pytest.raises(DistributeError, match=r"the workers are gone, or their scheduler is$"):
+        PoolExecutor(Gone(), 1, ()).map_unordered(refuse_odd, [0, 2])
 
 
 def end_myself(number: int) -> int:

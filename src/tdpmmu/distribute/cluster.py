@@ -21,8 +21,9 @@ PATIENCE = 20
 class DaskExecutor(PoolExecutor):
     """A Dask cluster."""
 
-    def __init__(self, client: Any, cluster: Any, workers: int, killed: type[Exception]) -> None:
-        super().__init__(client.get_executor(pure=False), workers, (killed,))
+    def __init__(self, library: Any, client: Any, cluster: Any, workers: int) -> None:
+        deaths = (library.KilledWorker, library.comm.CommClosedError)
+        super().__init__(client.get_executor(pure=False), workers, deaths)
         self._client = client
         self._cluster = cluster
 
@@ -43,7 +44,7 @@ def embedded(workers: int) -> DaskExecutor:
         host="127.0.0.1",
         silence_logs=logging.CRITICAL,
     )
-    return DaskExecutor(distributed.Client(cluster), cluster, workers, distributed.KilledWorker)
+    return DaskExecutor(distributed, distributed.Client(cluster), cluster, workers)
 
 
 def running(address: str) -> DaskExecutor:
@@ -71,7 +72,7 @@ def running(address: str) -> DaskExecutor:
                 f"{worker} has another version of tdpmmu or of Python; "
                 "install the same one on all machines"
             )
-    return DaskExecutor(client, None, slots, distributed.KilledWorker)
+    return DaskExecutor(distributed, client, None, slots)
 
 
 def _library() -> Any:
@@ -80,7 +81,8 @@ def _library() -> Any:
     except ImportError:
         raise DistributeError(MISSING) from None
     # What goes wrong is raised; a log beside it would only tear the progress line.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):  # each has a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
 
 

@@ -8,7 +8,7 @@ worker and a run with a hundred say the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from concurrent.futures import Executor as Pool
 from itertools import islice
 from types import TracebackType
@@ -110,6 +110,8 @@ class PoolExecutor:
                         if index > first:
                             future.cancel()
                             del running[future]
+        except CancelledError:  # and not by us
+            raise DistributeError("the workers are gone, or their scheduler is") from None
         except self._deaths as error:  # even to hand a task out takes a pool that lives
             raise DistributeError(_death(error)) from None
         finally:
@@ -136,4 +138,5 @@ class PoolExecutor:
 
 
 def _death(error: BaseException) -> str:
-    return f"a worker died (killed, or out of memory): {str(error).splitlines()[0]}"
+    told = (str(error) or type(error).__name__).splitlines()[0]
+    return f"a worker died (killed, or out of memory): {told}"
