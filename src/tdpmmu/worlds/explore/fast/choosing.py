@@ -16,7 +16,6 @@ from numba import uint64
 from tdpmmu.worlds.explore.fast.compiling import compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
-    FREE,
     GONE,
     HALTED,
     MADE,
@@ -107,7 +106,7 @@ def choose(search, looking, shared, base, new):
             continue
         thread = rival if rival >= 0 else (alone[lane] if late else lanes[lane])
         position = positions[base + thread]
-        if position == ended[thread] and rival < 0 and not late:
+        if position == ended[thread] and rival < 0:
             lane += 1
             continue
         offset = looking.offsets[base + thread]
@@ -118,8 +117,8 @@ def choose(search, looking, shared, base, new):
             return np.int64(UNKNOWN), np.int64(thread), np.int64(0)
         head = pool[offset]
         kind = head & 3
-        count = head >> 2 if kind in (FREE, URGENT) else np.int64(0)
-        if thread == new and kind == GONE and rival < 0 and not late:
+        count = np.int64(0) if kind == BLOCKED else head >> 2
+        if thread == new and kind == GONE:
             ended[thread] = position
         if rival >= 0 or (kind == URGENT and not late):
             # Nobody else need be looked at.

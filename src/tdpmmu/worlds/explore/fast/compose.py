@@ -53,12 +53,10 @@ from tdpmmu.worlds.explore.fast.facts import (
 from tdpmmu.worlds.explore.fast.learnt import (
     ALONE,
     BOTH,
-    ENDED,
     LEFT,
     MOVES,
     ORDERS,
     QUESTIONS,
-    RAISED,
     VCPU,
     add_fact,
     add_view,
@@ -219,7 +217,7 @@ def compose(ctl, learnt, work, values, shared, thread, start):
     kind = np.int64(FREE)
     looked[:] = False
     first = np.int64(learnt.deeds[thread << 18 | start])
-    if first in (ENDED, RAISED):
+    if first < 0:
         kind = np.int64(GONE)
     now = work.now
     now[:] = 0
@@ -241,7 +239,7 @@ def compose(ctl, learnt, work, values, shared, thread, start):
             now[ABOUT] |= AFTER
     while kind == FREE:
         state = now[ABOUT] & 3
-        if state == GOES and now[PARTS]:
+        if state == GOES:
             state = np.int64(ENDS)
             if now[PARTS] <= MOST_PARTS:
                 state = _been_here(work, visits, now)
@@ -356,7 +354,7 @@ def fill(ctl, table, learnt, work, shared, thread, position):
         at = ctl[COMPOSED]
     head = np.int64(facts[at])
     turns = head >> 2
-    if head & 3 == BLOCKED or head & 3 == GONE:
+    if head & 3 == BLOCKED:
         turns = np.int64(0)
     if ctl[ENTRIES] + 1 > table.places.shape[0] // 3 * 2 or ctl[USED] + turns + 2 > pool.shape[0]:
         return FULL_ENTRIES

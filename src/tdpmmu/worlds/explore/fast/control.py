@@ -34,7 +34,7 @@ MADE = -1
 """Nothing is in the way."""
 
 # Kinds of entries; in the head's low bits, with the number of turns, or the rival, above.
-# ``GONE``: the thread has ended.
+# ``GONE``: the thread has ended, there are none.
 FREE, URGENT, BLOCKED, GONE = range(4)
 
 # Which set the states are in: see :mod:`tdpmmu.worlds.explore.storage`.

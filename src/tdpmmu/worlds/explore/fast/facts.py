@@ -17,7 +17,6 @@ from tdpmmu.worlds.explore.fast.compiling import allocating, compiled, inlined
 from tdpmmu.worlds.explore.fast.control import (
     BLOCKED,
     CHUNKS,
-    GONE,
     LOW,
     SHARED,
     SHARED_BITS,
@@ -142,7 +141,7 @@ def enter(places, key, at):
 def after_entry(pool, at):
     """Where the next entry of a pool is, behind its key."""
     head = pool[at]
-    if head & 3 == BLOCKED or head & 3 == GONE:
+    if head & 3 == BLOCKED:
         return at + 2
     return at + 2 + (head >> 2)
 
