@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -57,6 +59,8 @@ class Plainly:
     def __init__(self, change: tuple[Any, str, str] | None = None) -> None:
         self._changed, self._old, self._new = change or (None, "", "")
         self._names: dict[str, dict[str, Any]] = {}
+        if change is not None:
+            self._source(self._changed.py_func)
 
     def __call__(self, function: Any) -> Function:
         """The function, and with it all that it calls."""
@@ -88,3 +92,20 @@ class Plainly:
         source = source[source.index("def ") :]
         assert source.count(self._old) == 1, f"{plain.__name__} does not say {self._old!r} once"
         return compile(source.replace(self._old, self._new), f"<{plain.__name__} changed>", "exec")
+
+
+def noticed(run: Callable[[], object]) -> bool:
+    """Whether a run fails, in a process of its own: what is changed may have it write anywhere."""
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        code = 1
+        try:
+            run()
+            code = 2
+        except (AssertionError, LookupError):
+            code = 0
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code <= 0

@@ -22,7 +22,7 @@ from tdpmmu.worlds.explore.search import COMPILED, explore
 
 pytest.importorskip("numba")
 
-from plainly import Plainly
+from plainly import Plainly, noticed
 from test_workers import compare, small, together  # noqa: F401 (batches of a few states)
 
 from tdpmmu.worlds.explore.fast import crew, kernels, loop, store
@@ -175,11 +175,9 @@ CHANGES = [
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_what_would_be_wrong(change: Without, monkeypatch: Patch, tmp_path: Path) -> None:
     plainly = Plainly((change.function, change.old, change.new))
-    with pytest.raises(AssertionError):
-        run(change.program, monkeypatch, tmp_path, plainly)
+    assert noticed(lambda: run(change.program, monkeypatch, tmp_path, plainly))
 
 
 def test_what_lies_ahead_is_forgotten(monkeypatch: Patch, tmp_path: Path) -> None:
     monkeypatch.setattr(crew, "forget", lambda looking: None)
-    with pytest.raises(AssertionError):
-        run(grows, monkeypatch, tmp_path, Plainly())
+    assert noticed(lambda: run(grows, monkeypatch, tmp_path, Plainly()))
