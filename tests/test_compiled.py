@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Sequence
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -377,6 +378,27 @@ def test_a_short_search_is_no_reason_to_compile(monkeypatch: pytest.MonkeyPatch)
         for seconds, compiles in ((59, there), (61, True)):
             found = explore(incr(3, 2), reduce=False, budget=Budget(seconds=seconds))
             assert (found.compiled is not None) is compiles
+
+
+@pytest.mark.parametrize("which", [PLAIN, COMPILED])
+def test_time_is_looked_at_where_it_goes(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few states that take long are no reason to go on."""
+    real = Explorer.choices_from
+
+    def slow(*arguments: Any) -> Any:
+        sleep(0.01)
+        return real(*arguments)
+
+    def slow_walk(*arguments: Any) -> None:
+        sleep(0.01)
+        walk(*arguments)
+
+    walk = Learner.walk
+    monkeypatch.setattr(Explorer, "choices_from", slow)
+    monkeypatch.setattr(Learner, "walk", slow_walk)
+    found = explore(incr(3, 2), reduce=False, loop=which, budget=Budget(seconds=0.05))
+    assert found.result.stopped == "the budget of 0.05 seconds is used up"
+    assert found.result.states < 200
 
 
 def test_that_it_compiles_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ class Explorer(Graph):
             if current >= next_look:
                 next_look = current + LOOK_EVERY
                 result.transitions = transitions
-                if self._budget_used(began):
+                if self.budget_used(began):
                     return
                 if self.compile_after is not None and len(order) >= self.compile_after:
                     from tdpmmu.worlds.explore.fast.handover import go_on
@@ -154,6 +154,8 @@ class Explorer(Graph):
                 deltas = table(lookup)
                 if deltas is None:
                     deltas = self._miss(thread, lookup, current)
+                    if self.out_of_time(began):
+                        next_look = current + 1
                     if not deltas and self.positions[thread].op(position) is None:
                         ended[thread] = position
                 if type(deltas) is tuple:  # far the commonest, so asked first
@@ -214,16 +216,20 @@ class Explorer(Graph):
         """Say so."""
         self.result.stopped = f"the budget of {self.budget.states:,} states is used up"
 
-    def _budget_used(self, began: float) -> bool:
+    def budget_used(self, began: float) -> bool:
         if self.progress is not None:
             self.result.states = len(self.order)
             self.progress(self)
         budget = self.budget
-        if budget.seconds and time.monotonic() - began > budget.seconds:
+        if self.out_of_time(began):
             self.result.stopped = f"the budget of {budget.seconds:g} seconds is used up"
         elif budget.memory and most_resident() > budget.memory << 20:
             self.result.stopped = f"the budget of {budget.memory:,} MiB is used up"
         return bool(self.result.stopped)
+
+    def out_of_time(self, began: float) -> bool:
+        """Whether the budget of seconds is used up: to be looked at wherever time goes."""
+        return 0 < self.budget.seconds < time.monotonic() - began
 
     def _entry(self, thread: int, key: int, current: int) -> Sequence[int]:
         lookup = key >> self.shift << POSITION_BITS | key >> POSITION_BITS * thread & self._mask

@@ -150,6 +150,8 @@ class CompiledLoop:
                     code = self._advance()
                     if code in ASKS:
                         self._fill(code)
+                        if explorer.out_of_time(began) and explorer.budget_used(began):
+                            return
                     elif code == c.HALTED:
                         self._nobody_moves()
                     elif code == c.PAUSED:
@@ -250,7 +252,7 @@ class CompiledLoop:
         explorer.result.depth = int(ctl[c.DEPTH])
         if explorer.keeper is not None and explorer.keeper.due():
             explorer.keeper.save(self)
-        return explorer._budget_used(began) or (self.memory_left() < 0 and not self._no_memory())
+        return explorer.budget_used(began) or (self.memory_left() < 0 and not self._no_memory())
 
     def _grow(self, code: int) -> bool:
         """Make room, if the budget of memory has any."""
