@@ -209,6 +209,12 @@ def test_what_a_search_took_is_given_back(options: dict[str, Any]) -> None:
         gc.enable()
 
 
+def test_budgets_of_states() -> None:
+    """The last state that is looked at is the plain loop's, and so is what is filled in for it."""
+    for states in (*range(1, 20), 50, 100, 150):
+        both(lambda: mutex_incr(3, 2), budget=Budget(states=states), reduce=False)
+
+
 @pytest.mark.parametrize("name", ["z1", "z2"])
 def test_tokens(name: str) -> None:
     asked = question(name, BUG)

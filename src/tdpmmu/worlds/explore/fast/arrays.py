@@ -1,4 +1,8 @@
-"""The arrays of a search, as compiled code is handed them: all at once."""
+"""The arrays of a search, as compiled code is handed them: all at once.
+
+A compiled function is given each array in seven words, which every call copies.  So what is called
+for each state is put in place instead (``@inlined``), or given the few arrays that it needs.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,3 @@ class Search(NamedTuple):
     """The threads that move once no other does any more."""
     ended: Words
     """For each thread, a position at which it has ended, or -1."""
-
-
-# A function that is called for each state is better handed the few arrays that it needs, or put in
-# place: each array is seven words, copied in each call.

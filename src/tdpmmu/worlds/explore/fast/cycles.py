@@ -168,7 +168,7 @@ def marked_edges(ctl, packed, places, pool, alone, marks, first, hashed, most):
                 some = True
         if not some:
             continue
-        # Whom the search has followed: see advance().
+        # Whom the search has followed: see choosing.choose().
         anybody = False
         movers = np.int64(0)
         for thread in range(threads):

@@ -9,8 +9,10 @@ import numpy as np
 from tdpmmu.worlds.explore.acts import Mistrust
 from tdpmmu.worlds.explore.fast import control as c
 from tdpmmu.worlds.explore.fast.kept import KEPT
+from tdpmmu.worlds.explore.fast.known import SharedStates
 from tdpmmu.worlds.explore.fast.loop import CompiledLoop
 from tdpmmu.worlds.explore.fast.lossy_loop import LossyLoop
+from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
 
 if TYPE_CHECKING:
     from tdpmmu.worlds.explore.engine import Explorer
@@ -33,9 +35,11 @@ def go_on(
     explorer.compiled = loop
     keeper = explorer.keeper
     if keeper is not None and keeper.state:
+        _show(loop)
         keeper.restore(loop)
     else:
-        take_over(loop, current, transitions, level_ends, ended)
+        _take_over(loop, current, transitions, level_ends, ended)
+        _show(loop)
     try:
         loop.run(began)
     except Mistrust:
@@ -48,7 +52,7 @@ def go_on(
         keeper.save(loop)
 
 
-def take_over(
+def _take_over(
     loop: CompiledLoop, current: int, transitions: int, level_ends: int, ended: list[int]
 ) -> None:
     """Copy what the plain loop knows."""
@@ -87,4 +91,17 @@ def take_over(
     ctl[c.TRANSITIONS], ctl[c.LEVEL_ENDS] = transitions, level_ends
     ctl[c.DEPTH] = explorer.result.depth
     loop.ended[:] = ended
-    loop.show()
+
+
+def _show(loop: CompiledLoop) -> None:
+    """From here on the explorer reads the arrays."""
+    explorer, store, known = loop.explorer, loop.store, loop.known
+    packing = Packing(store, explorer.bits)
+    explorer.order = Order(packing)
+    explorer.number = Numbers(packing)
+    explorer.parents = Parents(store)
+    explorer.shared = SharedStates(known)
+    explorer.intern = known.intern
+    tables = [Table(packing, known, thread) for thread in range(store.threads)]
+    explorer._tables = tables
+    explorer._progress = [Flags(table) for table in tables]

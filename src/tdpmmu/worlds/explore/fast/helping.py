@@ -43,7 +43,7 @@ from tdpmmu.worlds.explore.fast.kernels import complete, find
 DEALT, TAKEN, WHOLE, ADDED, ADDING, OVER, FULL, UPTO = range(0, 64, 8)
 """Each on a line of the cache of its own.  How many batches have been dealt out, taken by a thread
 that looks at them, looked at entirely, and added; whether somebody adds one; that it is over; that
-there is no room for the next one, or that a budget ends near; which states have been dealt out."""
+there is no room for the next one, or that a budget may end in it; which states were dealt out."""
 
 WORDS = 64
 

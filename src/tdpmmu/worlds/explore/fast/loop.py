@@ -23,11 +23,10 @@ from tdpmmu.worlds.explore.fast.control import Words
 from tdpmmu.worlds.explore.fast.crew import SLICE as SHARED_SLICE
 from tdpmmu.worlds.explore.fast.crew import Crew
 from tdpmmu.worlds.explore.fast.fairness import perhaps_fair
-from tdpmmu.worlds.explore.fast.known import Known, SharedStates
+from tdpmmu.worlds.explore.fast.known import Known
 from tdpmmu.worlds.explore.fast.learner import Learner
 from tdpmmu.worlds.explore.fast.patience import Patience
 from tdpmmu.worlds.explore.fast.store import Store
-from tdpmmu.worlds.explore.fast.views import Flags, Numbers, Order, Packing, Parents, Table
 from tdpmmu.worlds.explore.memory import most_resident
 
 if TYPE_CHECKING:
@@ -83,19 +82,6 @@ class CompiledLoop:
 
     def _new_store(self, ctl: Words) -> Store:
         return Store(ctl)
-
-    def show(self) -> None:
-        """From here on the explorer reads the arrays."""
-        explorer, store, known = self.explorer, self.store, self.known
-        packing = Packing(store, explorer.bits)
-        explorer.order = Order(packing)
-        explorer.number = Numbers(packing)
-        explorer.parents = Parents(store)
-        explorer.shared = SharedStates(known)
-        explorer.intern = known.intern
-        tables = [Table(packing, known, thread) for thread in range(store.threads)]
-        explorer._tables = tables
-        explorer._progress = [Flags(table) for table in tables]
 
     def _advance(self) -> int:
         return self.crew.advance() if self.crew is not None else self.advance_alone()
@@ -222,7 +208,6 @@ class CompiledLoop:
 
     def repeat(self, journal: list[int]) -> None:
         """Put the same questions to the threads again."""
-        self.show()
         self.learner.tell()
         size = QUESTION + self.known.chunks
         for at in range(0, len(journal), size):
