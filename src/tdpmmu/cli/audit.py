@@ -101,6 +101,7 @@ def _audit(
     import json
 
     from tdpmmu.cli.errors import UsageError
+    from tdpmmu.cli.limits import check_not_negative
     from tdpmmu.cli.searching import run
     from tdpmmu.cli.tasks import run_tasks
     from tdpmmu.distribute.engines import PROCESSES
@@ -108,8 +109,7 @@ def _audit(
     from tdpmmu.scenarios.removal import sites
     from tdpmmu.worlds.explore.exploration import Budget
 
-    if not budget >= 0:  # nor is NaN
-        raise UsageError(f"--budget {budget}: expected seconds that are not negative; 0: no limit")
+    check_not_negative("--budget", budget, "seconds that are not negative; 0: no limit")
     asked = _Asked(scenario, kernel, tuple(patch or ()), tuple(settings or ()))
     question = asked.question()
     verdict = run(question, Budget(), first=False, reduce=True)

@@ -115,7 +115,7 @@ def check(
     Exit codes: 0 holds, 1 violated, 2 bad usage, 3 budget ran out, 4 vacuous, 130 Ctrl-C.
     """
     from tdpmmu.cli import partly
-    from tdpmmu.cli.limits import budget_of, check_memory, check_width
+    from tdpmmu.cli.limits import budget_of, check_memory, check_not_negative, check_width
     from tdpmmu.cli.questions import make_question
     from tdpmmu.cli.searching import open_checkpoint, reductions_of, run
     from tdpmmu.cli.verdicts import exit_code, print_verdict, states_without_reduction, to_json
@@ -123,8 +123,7 @@ def check(
 
     budget = budget_of(states=states, seconds=seconds, memory=memory)
     check_width(width)
-    if not every >= 0:
-        raise UsageError(f"--every {every}: expected seconds that are not negative")
+    check_not_negative("--every", every, "seconds that are not negative")
     left_out = reductions_of(reductions, reduce)
     search = partly.search_of(
         mode, {"depth": depth, "runs": runs, "seed": seed, "switches": switches}

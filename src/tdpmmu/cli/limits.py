@@ -19,13 +19,20 @@ def check_width(columns: int) -> None:
         raise UsageError(f"--width {columns}: at least {NARROWEST}")
 
 
+def check_not_negative(
+    option: str, number: float, expected: str = "a number that is not negative"
+) -> None:
+    """UsageError if it is negative, or no number."""
+    if not number >= 0:  # nor is NaN
+        raise UsageError(f"{option} {number}: expected {expected}")
+
+
 def budget_of(*, states: int = 0, seconds: float = 0, memory: int = 0) -> Budget:
     """The budget of ``--states``, ``--time`` and ``--memory``; UsageError if it is none."""
     from tdpmmu.worlds.explore.exploration import Budget
 
     for option, number in (("--states", states), ("--time", seconds), ("--memory", memory)):
-        if not number >= 0:  # nor is NaN
-            raise UsageError(f"{option} {number}: expected a number that is not negative")
+        check_not_negative(option, number)
     return Budget(states, seconds, memory)
 
 

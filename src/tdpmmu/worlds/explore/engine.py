@@ -217,6 +217,7 @@ class Explorer(Graph):
         self.result.stopped = f"the budget of {self.budget.states:,} states is used up"
 
     def budget_used(self, began: float) -> bool:
+        """Show progress; whether time or memory is used up, which the result then says."""
         if self.progress is not None:
             self.result.states = len(self.order)
             self.progress(self)
